@@ -1,0 +1,6 @@
+"""Clustering of single cells with topology-adaptive graph convolutions: ``import sctag_tools as sctag``."""
+
+from . import datasets, metrics, pl, pp, tl
+from ._read import read
+
+__all__ = ["datasets", "metrics", "pl", "pp", "read", "tl"]

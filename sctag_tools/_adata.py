@@ -1,0 +1,166 @@
+"""Reading an AnnData: which counts, which genes, and what cannot be used; the same rules for every function."""
+
+from __future__ import annotations
+
+import warnings
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy import sparse
+
+from . import _logging as logg
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+
+class Default(Enum):
+    """Stands for an argument that was not given where None has a meaning of its own."""
+
+    token = 0
+
+    def __repr__(self) -> str:
+        return "default"
+
+
+DEFAULT: Final = Default.token
+
+# log1p of anything countable stays below this (log2 of a million is 20); corrected counts of whole cells exceed it.
+_LOG_CEILING = 20.0
+_MANY_GENES = 5_000
+_KEEP_COUNTS = "adata.layers['counts'] = adata.X.copy()"
+
+
+def require_in_memory(adata: AnnData, function: str) -> None:
+    """Raise NotImplementedError for backed or dask-backed data, naming the call that helps."""
+    if adata.isbacked:
+        msg = f"{function} reads cells in memory; call `adata = adata.to_memory()` first."
+        raise NotImplementedError(msg)
+    if type(adata.X).__module__.startswith("dask"):
+        msg = f"{function} does not read dask arrays yet; call `adata = adata.to_memory()` first."
+        raise NotImplementedError(msg)
+
+
+def require_anndata(adata: object, function: str) -> None:
+    """Raise TypeError unless ``adata`` is an AnnData."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        msg = f"{function} needs an AnnData, got {type(adata).__name__}; a MuData's modality is `mdata['rna']`."
+        raise TypeError(msg)
+
+
+def working_copy(adata: AnnData, *, copy: bool) -> AnnData:
+    """The object that results are written to: a copy, or ``adata`` itself (said if it is a view)."""
+    if copy:
+        return adata.copy()
+    if adata.is_view:
+        msg = "Received a view of an AnnData; it becomes an actual copy when the results are written."
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return adata
+
+
+def select_genes(adata: AnnData, mask_var: NDArray[np.bool_] | str | Default | None) -> tuple[NDArray[np.bool_], str]:
+    """Boolean mask over ``var_names`` and its name for the record, after scanpy's ``mask_var``."""
+    if mask_var is DEFAULT:
+        if "highly_variable" not in adata.var:
+            if adata.n_vars > _MANY_GENES:
+                msg = (
+                    f"All {adata.n_vars} genes are used, which is slow and noisy; "
+                    "run `sc.pp.highly_variable_genes(adata, n_top_genes=2000)` first, or pass `mask_var=None`."
+                )
+                warnings.warn(msg, UserWarning, stacklevel=4)
+            return np.ones(adata.n_vars, dtype=bool), "all"
+        mask_var = "highly_variable"
+    if mask_var is None:
+        return np.ones(adata.n_vars, dtype=bool), "all"
+    if isinstance(mask_var, str):
+        if mask_var not in adata.var:
+            msg = f"mask_var={mask_var!r} is no column of adata.var; there are {list(adata.var.columns)}."
+            raise ValueError(msg)
+        mask, name = adata.var[mask_var].to_numpy(), mask_var
+    else:
+        mask, name = np.asarray(mask_var), "array"
+    return _checked_mask(mask, name, adata.n_vars), name
+
+
+def _checked_mask(mask: NDArray[np.bool_], name: str, n_vars: int) -> NDArray[np.bool_]:
+    if mask.dtype != bool:
+        msg = f"The gene mask {name!r} must be boolean, got {mask.dtype}."
+        raise ValueError(msg)
+    if mask.shape != (n_vars,):
+        msg = f"The gene mask has shape {mask.shape}, but adata has {n_vars} genes."
+        raise ValueError(msg)
+    if not mask.any():
+        msg = f"The gene mask {name!r} selects no gene."
+        raise ValueError(msg)
+    return mask
+
+
+def values(matrix: Any) -> NDArray[np.floating]:
+    """The stored values of a dense or sparse matrix as a flat array; implicit zeros are left out."""
+    return np.ravel(matrix.data if sparse.issparse(matrix) else np.asarray(matrix))
+
+
+def holds_counts(matrix: Any) -> bool:
+    """Whether all values are non-negative integers, whatever the dtype."""
+    stored = values(matrix)
+    if stored.dtype.kind in "bui":
+        return stored.dtype.kind != "i" or not (stored < 0).any()
+    return bool(np.isfinite(stored).all() and (stored >= 0).all() and (stored == np.floor(stored)).all())
+
+
+def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tuple[sparse.csr_matrix, str]:
+    """Raw counts as (n_obs, n_vars) CSR float32, and where they were found ("X" or the layer's name).
+
+    The given layer; else X if it holds counts; else ``layers["counts"]`` if that does; else X if its fractions may
+    be corrected counts. Raises ValueError for anything that no count likelihood can be fitted to.
+    """
+    matrix, name = _choose_matrix(adata, layer)
+    if check_values:
+        _check_counts(matrix, name, is_logged=name == "X" and "log1p" in adata.uns)
+    if name != (layer or "X"):
+        logg.info(f"    using the raw counts in adata.layers[{name!r}], since adata.X holds none")
+    return sparse.csr_matrix(matrix, dtype=np.float32), name
+
+
+def _choose_matrix(adata: AnnData, layer: str | None) -> tuple[object, str]:
+    if layer is not None:
+        if layer not in adata.layers:
+            msg = f"layer={layer!r} is not in adata.layers; there are {list(adata.layers)}."
+            raise KeyError(msg)
+        return adata.layers[layer], layer
+    if "counts" in adata.layers and (adata.X is None or not holds_counts(adata.X)):
+        return adata.layers["counts"], "counts"
+    if adata.X is None:
+        msg = "adata.X is empty; name the layer that holds raw counts: `layer=...`."
+        raise ValueError(msg)
+    return adata.X, "X"
+
+
+def _check_counts(matrix: object, name: str, *, is_logged: bool) -> None:
+    where = "adata.X" if name == "X" else f"adata.layers[{name!r}]"
+    advice = f"Keep the raw counts before normalising, `{_KEEP_COUNTS}`, or name their layer with `layer=`."
+    stored = values(matrix)
+    if not np.isfinite(stored).all():
+        msg = f"{where} holds NaN or infinite values, raw counts are needed. {advice}"
+        raise ValueError(msg)
+    if (stored < 0).any():
+        msg = f"{where} holds negative values, raw counts are needed. {advice}"
+        raise ValueError(msg)
+    if holds_counts(matrix):
+        return
+    if is_logged or stored.max(initial=0) < _LOG_CEILING:
+        msg = f"{where} looks log-normalised, raw counts are needed. {advice} `check_values=False` skips this check."
+        raise ValueError(msg)
+    msg = f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM)."
+    warnings.warn(msg, UserWarning, stacklevel=5)
+
+
+def require_result(adata: AnnData, key: str) -> None:
+    """Raise KeyError unless a run of this name is in ``adata``."""
+    if key not in adata.uns or f"X_{key}" not in adata.obsm:
+        msg = f"There is no scTAG result {key!r} in adata. Run `sctag.tl.sctag(adata)` first, or name one with `key=`."
+        raise KeyError(msg)

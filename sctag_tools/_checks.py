@@ -1,0 +1,45 @@
+"""Checks of option values; each raises with the option's name, the value received and what is allowed."""
+
+from __future__ import annotations
+
+import numbers
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+def check_integer(name: str, value: object, *, low: int) -> None:
+    """Raise TypeError unless ``value`` is an integer (no bool), ValueError if it is below ``low``."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        msg = f"{name} must be an integer, got {value!r}."
+        raise TypeError(msg)
+    if value < low:
+        msg = f"{name} must be at least {low}, got {value}."
+        raise ValueError(msg)
+
+
+def check_number(name: str, value: object, *, low: float, high: float = float("inf")) -> None:
+    """Raise TypeError unless ``value`` is a real number, ValueError unless it lies in [low, high]."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        msg = f"{name} must be a number, got {value!r}."
+        raise TypeError(msg)
+    if not low <= float(value) <= high:
+        msg = f"{name} must lie in [{low}, {high}], got {value}."
+        raise ValueError(msg)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        msg = f"{name} must be True or False, got {value!r}."
+        raise TypeError(msg)
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        msg = f"{name} must be one of {sorted(allowed)}, got {value!r}."
+        raise ValueError(msg)

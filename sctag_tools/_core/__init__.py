@@ -1,0 +1,1 @@
+"""Numerics of scTAG on arrays and tensors; nothing in here knows AnnData or scanpy."""

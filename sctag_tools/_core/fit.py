@@ -1,0 +1,122 @@
+"""One run of the method on arrays: pretraining, start, self-training, read-out."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from .data import CellData
+from .model import ScTAGNet
+from .partition import centroids_of, choose_n_clusters, kmeans
+from .train import Trainer, resolve_accelerator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from .config import Config
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a run found, as arrays on the CPU; clusters are numbered by falling size."""
+
+    latent: NDArray[np.float32]  # (n_cells, n_latent)
+    proba: NDArray[np.float32]  # (n_cells, n_clusters), rows sum to one
+    labels: NDArray[np.int64]  # (n_cells,)
+    history: dict[str, NDArray[np.float64]]  # one value a step
+    n_clusters_curve: dict[str, NDArray[np.float64]] | None  # why this many clusters; None if the number was given
+    stops: dict[str, str]  # phase -> why it ended
+    seconds: dict[str, float]  # stage -> wall time
+    device: str
+
+
+@dataclass
+class _Stages:
+    """Wall seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def fit(
+    counts: sparse.csr_matrix,
+    totals: NDArray[np.floating],
+    weights: sparse.csr_matrix,
+    n_clusters: int | None,
+    config: Config,
+    *,
+    random_state: int,
+    accelerator: str = "auto",
+    progress: bool = False,
+) -> Fit:
+    """Learn a latent and clusters of the cells.
+
+    Parameters
+    ----------
+    counts
+        (n_cells, n_genes) raw counts of the chosen genes, CSR float32.
+    totals
+        (n_cells,) total counts over all genes, positive.
+    weights
+        (n_cells, n_cells) edge weights of the cell graph, CSR.
+    n_clusters
+        Number of clusters, or None to have it chosen.
+    random_state
+        Seeds every draw; the global random states are left as they were.
+    """
+    fabric = Fabric(accelerator=resolve_accelerator(accelerator), devices=1)
+    rng = np.random.default_rng(random_state)
+    stage = _Stages()
+    with _own_torch_seed(random_state, fabric.device):
+        with stage("hop features"):
+            data = CellData(counts, totals, weights, config.n_hops)
+            net = ScTAGNet(config, data.log_mean_counts())
+        trainer = Trainer(net, data, config, fabric, rng, progress=progress)
+        with stage("pretraining"):
+            stops = {"pretraining": trainer.pretrain()}
+        with stage("start"):
+            latent = trainer.latent().cpu().numpy()
+            curve = None
+            if n_clusters is None:
+                n_clusters, curve = choose_n_clusters(latent, random_state)
+            start = kmeans(latent, n_clusters, random_state)
+        with stage("clustering"):
+            stops["clustering"] = trainer.cluster(*centroids_of(latent, start))
+            proba = trainer.assignment().cpu().numpy()
+            latent = trainer.latent().cpu().numpy()
+    proba, labels = _by_size(proba)
+    history = {name: np.array(values) for name, values in trainer.history.items()}
+    return Fit(latent, proba, labels, history, curve, stops, stage.seconds, str(fabric.device))
+
+
+@contextmanager
+def _own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators for the block and put the user's random states back after it, whatever happens."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.random.manual_seed(seed)
+        yield
+
+
+def _by_size(proba: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Columns reordered so that cluster 0 has the most cells; a cluster that no cell prefers is dropped."""
+    labels = proba.argmax(axis=1)
+    sizes = np.bincount(labels, minlength=proba.shape[1])
+    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+    proba = np.ascontiguousarray(proba[:, order])
+    proba /= proba.sum(axis=1, keepdims=True)
+    return proba, proba.argmax(axis=1)

@@ -1,0 +1,35 @@
+"""From raw counts to what the network reads: size factors and scaled log-expression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+_TARGET_SUM = 1e4
+_CLIP = 10.0
+
+
+def size_factors(totals: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Each cell's total count over the median cell's; totals are over all genes, (n_cells,), and positive."""
+    return np.asarray(totals / np.median(totals), dtype=np.float32)
+
+
+def scaled_expression(counts: sparse.csr_matrix, totals: NDArray[np.floating]) -> NDArray[np.float32]:
+    """log1p of counts per 10,000, each gene to zero mean and unit variance, clipped at +-10 (as sc.pp.scale).
+
+    ``counts`` is (n_cells, n_genes) CSR of the chosen genes, ``totals`` (n_cells,) of all genes. A constant gene
+    becomes zero. Returns dense float32 of the same shape.
+    """
+    x: NDArray[np.float32] = counts.toarray().astype(np.float32, copy=False)
+    x *= (_TARGET_SUM / totals).astype(np.float32)[:, None]
+    np.log1p(x, out=x)
+    x -= x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread = x.std(axis=0, dtype=np.float64).astype(np.float32)
+    x /= np.where(spread > 1e-6, spread, np.inf)
+    np.clip(x, -_CLIP, _CLIP, out=x)
+    return x

@@ -1,0 +1,84 @@
+"""Nearest neighbours as plain arrays, exact while that is the faster way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Brute force grows with n^2 but needs no compilation: on two cores it overtakes pynndescent's first call (half a
+# minute of numba, then seconds) up to about here.
+EXACT_UP_TO = 50_000
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """For each cell itself (column 0, distance 0) and its nearest others, by growing distance.
+
+    ``indices`` is (n_cells, n_neighbors) int64, ``distances`` (n_cells, n_neighbors) float32.
+    """
+
+    indices: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.indices.shape != self.distances.shape:
+            msg = f"indices {self.indices.shape} and distances {self.distances.shape} differ in shape"
+            raise ValueError(msg)
+
+
+def find_neighbors(
+    x: NDArray[np.floating], n_neighbors: int, *, metric: str, random_state: int, exact: bool | None = None
+) -> Neighbors:
+    """The ``n_neighbors`` nearest cells of each row of ``x``, the cell itself counted as one of them.
+
+    ``exact=None`` decides by size. Raises ValueError for an unknown metric or more neighbours than cells.
+    """
+    if not 2 <= n_neighbors <= len(x):
+        msg = f"n_neighbors must lie between 2 and the number of cells ({len(x)}), got {n_neighbors}"
+        raise ValueError(msg)
+    if exact is None:
+        exact = len(x) <= EXACT_UP_TO
+    found = _exact(x, x, n_neighbors, metric) if exact else _approximate(x, n_neighbors, metric, random_state)
+    return _self_first(*found)
+
+
+def _exact(
+    x: NDArray[np.floating], queries: NDArray[np.floating], k: int, metric: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, indices = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(x).kneighbors(queries)
+    return indices, distances
+
+
+def _approximate(
+    x: NDArray[np.floating], k: int, metric: str, random_state: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    # The class, not its sklearn-style transformer: that one returns a csr_array from 0.7 on, which scanpy cannot take.
+    from pynndescent import NNDescent
+
+    index = NNDescent(x, n_neighbors=k, metric=metric, random_state=random_state)
+    indices, distances = (np.array(part) for part in index.neighbor_graph)
+    if (indices < 0).any():  # too few candidates found: take these rows from the exact search
+        rows = np.flatnonzero((indices < 0).any(axis=1))
+        indices[rows], distances[rows] = _exact(x, x[rows], k, metric)
+    return indices, distances
+
+
+def _self_first(indices: NDArray[np.int64], distances: NDArray[np.float64]) -> Neighbors:
+    """Put each cell in front of its own row; among duplicates a search may list it later, or not at all."""
+    cells = np.arange(len(indices))[:, None]
+    # Sort key: the cell itself first, then by distance, ties by index so that the order of the search is irrelevant.
+    is_self = indices == cells
+    order = np.lexsort((indices, distances, ~is_self), axis=1)
+    indices = np.take_along_axis(indices, order, axis=1)
+    distances = np.take_along_axis(distances, order, axis=1)
+    absent = ~is_self.any(axis=1)
+    indices[absent, 1:], distances[absent, 1:] = indices[absent, :-1], distances[absent, :-1]
+    indices[:, 0], distances[:, 0] = cells.ravel(), 0.0
+    return Neighbors(indices.astype(np.int64), distances.astype(np.float32))

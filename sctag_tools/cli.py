@@ -1,0 +1,191 @@
+"""The ``sctag`` command: from a file of raw counts to clusters, a table and a picture."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+app = typer.Typer(name="sctag", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+_ORIGINAL_LABELS = "cell_type1"
+_BUNDLED, _BUNDLED_LABELS = "pbmc68k_reduced", "bulk_labels"
+_TARGET_SUM = 1e4
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback signature)
+    if wanted:
+        typer.echo(version("sctag-tools"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Cluster single cells with topology-adaptive graph convolutions (scTAG)."""
+
+
+@app.command()
+def run(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Raw counts: h5ad, zarr, loom, 10x h5 or mtx folder, csv/tsv, or the original's HDF5. "
+            "Without it the bundled set of 700 blood cells is used."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result file; the UMAP is saved beside it as .png.  [default: ./DATA_sctag.h5ad]"),
+    ] = None,
+    n_clusters: Annotated[
+        int | None, typer.Option("--n-clusters", "--n_clusters", help="Number of clusters; chosen if not given.")
+    ] = None,
+    highly_genes: Annotated[
+        int, typer.Option("--highly-genes", "--highly_genes", min=1, help="Highly variable genes to use.")
+    ] = 2000,
+    n_neighbors: Annotated[
+        int, typer.Option("--n-neighbors", "--n_neighbors", help="Neighbours in the cell graph, a cell counted as one.")
+    ] = 15,
+    pretrain_epochs: Annotated[
+        int | None,
+        typer.Option("--pretrain-epochs", "--pretrain_epochs", help="Epochs of pretraining, without early stopping."),
+    ] = None,
+    maxiter: Annotated[
+        int | None, typer.Option("--maxiter", help="Epochs of clustering, without early stopping.")
+    ] = None,
+    label_key: Annotated[
+        str | None,
+        typer.Option(
+            "--label-key", "--label_key",
+            help=f"Column of obs to score against; never used for clustering.  [default: {_ORIGINAL_LABELS} in the "
+            f"original's layout, {_BUNDLED_LABELS} in the bundled set]",
+        ),
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the raw counts, if X does not hold them.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    key: Annotated[str, typer.Option(help="Name of the results in the file.")] = "sctag",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, cuda or mps.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:  # fmt: skip
+    """Cluster the cells of DATA; write the result, its UMAP, and print a table."""
+    with _plain_messages():
+        adata = _load(data)
+        target = _target(data, out)
+        label_key = _labels(adata, label_key, bundled=data is None)
+        _preprocess(adata, highly_genes, layer, seed)
+        _cluster(
+            adata, n_neighbors, n_clusters=n_clusters, pretrain_epochs=pretrain_epochs, cluster_epochs=maxiter,
+            accelerator=accelerator, random_state=seed, key_added=key, progress_bar=not quiet,
+        )  # fmt: skip
+        _draw(adata, key, label_key, target.with_suffix(".png"))
+        adata.write_h5ad(target)
+    typer.echo(_table(adata, key))
+    if label_key is not None:
+        from .metrics import score
+
+        typer.echo("  ".join(f"{name} {value:.4f}" for name, value in score(adata, label_key, key=key).items()))
+    typer.echo(f"wrote {target} and {target.with_suffix('.png')}")
+
+
+@contextmanager
+def _plain_messages() -> Iterator[None]:
+    """Warnings as one line each; errors that the user can mend as one line and exit status 1."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
+        try:
+            yield
+        except (KeyError, OSError, TypeError, ValueError, ImportError, NotImplementedError, RuntimeError) as error:
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error
+            typer.echo(f"Error: {message}", err=True)
+            raise typer.Exit(1) from error
+
+
+def _load(data: Path | None) -> AnnData:
+    from . import datasets
+    from ._read import read
+
+    return datasets.pbmc68k_reduced() if data is None else read(data)
+
+
+def _target(data: Path | None, out: Path | None) -> Path:
+    """The result file; refused before the work begins if it could not be written after it."""
+    if out is None:
+        stem = _BUNDLED if data is None else data.resolve().name.split(".")[0]
+        return Path(f"{stem}_sctag.h5ad")
+    if out.suffix != ".h5ad":
+        msg = f"--out must end in .h5ad, got {out}."
+        raise ValueError(msg)
+    if not out.resolve().parent.is_dir():
+        msg = f"The folder of --out does not exist: {out.resolve().parent}"
+        raise FileNotFoundError(msg)
+    return out
+
+
+def _labels(adata: AnnData, label_key: str | None, *, bundled: bool) -> str | None:
+    if label_key is None:
+        usual = _BUNDLED_LABELS if bundled else _ORIGINAL_LABELS
+        return usual if usual in adata.obs else None
+    if label_key not in adata.obs:
+        msg = f"--label-key {label_key!r} is no column of obs; there are {list(adata.obs.columns)}."
+        raise KeyError(msg)
+    return label_key
+
+
+def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, seed: int) -> None:
+    """What a scanpy user does before clustering; raw counts are kept in ``layers["counts"]``."""
+    import scanpy as sc
+
+    from ._adata import find_counts
+
+    counts, _ = find_counts(adata, layer, check_values=True)
+    adata.layers["counts"] = counts
+    adata.X = counts.copy()
+    filled = counts.sum(axis=1).A1 > 0
+    if not filled.all():
+        typer.echo(f"Warning: {int((~filled).sum())} cells without any count are left out.", err=True)
+        adata._inplace_subset_obs(filled)
+    sc.pp.normalize_total(adata, target_sum=_TARGET_SUM)
+    sc.pp.log1p(adata)
+    sc.pp.highly_variable_genes(adata, n_top_genes=min(highly_genes, adata.n_vars))
+    n_genes = int(adata.var["highly_variable"].sum())
+    sc.pp.pca(adata, n_comps=max(1, min(50, adata.n_obs - 1, n_genes - 1)), random_state=seed)
+
+
+def _cluster(adata: AnnData, n_neighbors: int, **options: Any) -> None:
+    from .pp import build_graph
+    from .tl import sctag
+
+    build_graph(adata, n_neighbors, random_state=options["random_state"])
+    sctag(adata, layer="counts", **options)
+
+
+def _draw(adata: AnnData, key: str, label_key: str | None, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    from .pl import embedding
+
+    color = [key] if label_key is None else [key, label_key]
+    embedding(adata, key=key, color=color, show=False, frameon=False, wspace=0.45)
+    plt.gcf().savefig(path, dpi=150, bbox_inches="tight")
+    plt.close("all")
+
+
+def _table(adata: AnnData, key: str) -> str:
+    groups = adata.obs.groupby(key, observed=False)[f"{key}_confidence"]
+    lines = [f"{'cluster':>8}{'cells':>9}{'share':>9}{'confidence':>12}"]
+    lines += [
+        f"{name:>8}{len(values):>9}{len(values) / adata.n_obs:>9.1%}{values.mean():>12.2f}" for name, values in groups
+    ]
+    return "\n".join(lines)
