@@ -32,7 +32,7 @@ def normalise_adjacency(weights: sparse.spmatrix | sparse.sparray) -> sparse.csr
 def hop_blocks(features: NDArray[np.float32], adjacency: sparse.csr_matrix, n_hops: int) -> NDArray[np.float32]:
     """The features :math:`A^k X` of hops k = 0..n_hops, of shape (n_cells, n_hops + 1, n_features), float32.
 
-    They are what a TAG layer multiplies with its weights (Du et al. 2017, eq. 5). With fixed inputs they are computed
+    They are what a TAG layer multiplies with its weights (Du et al. 2017). With fixed inputs they are computed
     once, and training draws plain batches of rows without looking for neighbours (SIGN, Frasca et al. 2020).
     """
     n, width = features.shape

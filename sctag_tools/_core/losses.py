@@ -69,7 +69,7 @@ def zinb_log_likelihood(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor
 
     Returns
     -------
-    Tensor of the shape of ``counts``. Source: Eraslan et al. 2019 (DCA), eq. 1-2; scTAG, eq. 8.
+    Tensor of the shape of ``counts``. Source: Eraslan et al. 2019 (DCA), the likelihood that scTAG takes over.
     """
     log_dispersion = log_dispersion.expand_as(counts)
     zero = _zinb_zero(log_mean, log_dispersion, dropout_logit)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 _RESTARTS = 20
@@ -21,10 +24,8 @@ _COVARIANCE_FLOOR = 1e-2  # of the mean variance; keeps a component from collaps
 def kmeans(latent: NDArray[np.float32], n_clusters: int, random_state: int) -> NDArray[np.int64]:
     """Labels (n_cells,) of k-means with restarts on the latent (n_cells, n_latent)."""
     from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct cells than clusters: the caller says it
+    with _duplicates_allowed():
         found = KMeans(n_clusters, n_init=_RESTARTS, random_state=random_state).fit(latent)
     return np.asarray(found.labels_, dtype=np.int64)
 
@@ -63,5 +64,16 @@ def _bic_curve(sample: NDArray[np.float32], kind: str, random_state: int) -> NDA
     curve: list[float] = []
     while len(curve) < most and len(curve) - np.argmin([*curve, np.inf]) < _PATIENCE + 1:
         mixture = GaussianMixture(len(curve) + 1, covariance_type=kind, reg_covar=floor, random_state=random_state)
-        curve.append(mixture.fit(sample).bic(sample))
+        with _duplicates_allowed():
+            curve.append(mixture.fit(sample).bic(sample))
     return np.array(curve)
+
+
+@contextmanager
+def _duplicates_allowed() -> Iterator[None]:
+    """Fewer distinct cells than clusters are no cause for sklearn's warning: callers see how many were found."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield

@@ -72,7 +72,7 @@ def build_graph(
     `adata.obsp['sctag_neighbors_distances' | key_added]` : :class:`scipy.sparse.csr_matrix` (float32)
         (n_obs, n_obs); distances to the ``n_neighbors - 1`` nearest others of each row, not symmetric.
     `adata.obsp['sctag_neighbors_connectivities' | key_added]` : :class:`scipy.sparse.csr_matrix` (float32)
-        (n_obs, n_obs); UMAP's fuzzy weights in (0, 1], symmetric, no diagonal (McInnes et al. 2018, section 3.1).
+        (n_obs, n_obs); UMAP's fuzzy weights in (0, 1], symmetric, no diagonal (McInnes et al. 2018).
     `adata.uns['sctag_neighbors' | key_added]` : :class:`dict`
         Names of the two matrices, and ``params``.
     `adata.obsm['X_pca']`, `adata.varm['PCs']`, `adata.uns['pca']`

@@ -1,0 +1,134 @@
+"""Training on arrays: it learns, repeats itself, stops when told, and leaves the global state alone."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.metrics import adjusted_rand_score
+
+from sctag_tools._core.config import Config
+from sctag_tools._core.fit import fit
+from sctag_tools._core.neighbors import find_neighbors
+from sctag_tools._core.train import resolve_accelerator
+
+SHORT = {"pretrain_epochs": 3, "cluster_epochs": 2, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Counts of 180 cells in 3 groups, their totals, a kNN graph, and the groups."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(3), 60)
+    profiles = rng.gamma(0.5, 2.0, size=(3, 100))
+    counts = sparse.csr_matrix(rng.poisson(profiles[groups] * rng.uniform(0.5, 2, size=(180, 1))).astype(np.float32))
+    found = find_neighbors(np.log1p(counts.toarray()), 10, metric="euclidean", random_state=0)
+    edges = sparse.csr_matrix((np.ones(180 * 9), (np.repeat(np.arange(180), 9), found.indices[:, 1:].ravel())))
+    return counts, np.asarray(counts.sum(axis=1)).ravel(), edges.maximum(edges.T).tocsr(), groups
+
+
+def run(cells, n_clusters=3, *, seed=0, **options):
+    return fit(*cells[:3], n_clusters, Config(**{**SHORT, **options}), random_state=seed)
+
+
+def test_losses_fall_and_clusters_are_found(cells):
+    result = run(cells, pretrain_epochs=40, cluster_epochs=10)
+    assert adjusted_rand_score(cells[3], result.labels) > 0.95
+    for term in ("zinb", "graph"):
+        assert np.mean(result.history[term][-10:]) < 0.95 * np.mean(result.history[term][:5])
+
+
+def test_results_have_the_promised_shapes(cells):
+    result = run(cells)
+    assert result.latent.shape == (180, 15)
+    assert result.latent.dtype == result.proba.dtype == np.float32
+    np.testing.assert_allclose(result.proba.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(result.labels, result.proba.argmax(axis=1))
+    sizes = np.bincount(result.labels)
+    assert (sizes > 0).all()
+    assert (np.diff(sizes) <= 0).all()
+
+
+def test_epochs_that_are_given_are_run(cells):
+    result = run(cells, pretrain_epochs=4, cluster_epochs=3)
+    steps = 180 // 32
+    assert len(result.history["loss"]) == 7 * steps
+    assert np.isnan(result.history["cluster"]).sum() == 4 * steps
+    assert set(result.stops.values()) == {"all steps done"}
+
+
+def test_training_ends_by_itself(cells):
+    result = run(cells, pretrain_epochs=2, cluster_epochs=None)
+    assert result.stops["clustering"] == "converged"
+    assert len(result.history["loss"]) < 2 * (180 // 32) + 200
+
+
+def test_same_seed_same_result_other_seed_another(cells):
+    one, again, other = run(cells), run(cells), run(cells, seed=1)
+    np.testing.assert_array_equal(one.latent, again.latent)
+    np.testing.assert_array_equal(one.labels, again.labels)
+    assert not np.allclose(one.latent, other.latent)
+
+
+def test_history_is_the_weighted_sum(cells):
+    history = run(cells, zinb_weight=2.0, graph_weight=0.5, cluster_weight=0.25).history
+    cluster = np.nan_to_num(history["cluster"])
+    np.testing.assert_allclose(
+        history["loss"], 2 * history["zinb"] + 0.5 * history["graph"] + 0.25 * cluster, rtol=1e-5
+    )
+
+
+def test_global_random_states_are_left_alone(cells):
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    run(cells)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+def test_more_clusters_than_distinct_cells_leaves_none_empty(cells):
+    counts, totals, graph, _ = cells
+    rows = np.zeros(180, dtype=int)
+    same = counts[rows], totals[rows], graph
+    result = fit(*same, 3, Config(**SHORT, n_hops=0), random_state=0)
+    assert result.proba.shape[1] == 1
+
+
+def test_impossible_counts_end_with_the_step_and_the_cause(cells):
+    counts = cells[0].copy()
+    counts.data[0] = np.nan
+    with pytest.raises(RuntimeError, match=r"non-finite \(.*zinb.*\) at step \d+.*not raw counts"):
+        fit(counts, cells[1], cells[2], 3, Config(**SHORT), random_state=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("n_hops", -1, ValueError),
+        ("n_hops", 1.5, TypeError),
+        ("n_latent", 0, ValueError),
+        ("n_hidden", True, TypeError),
+        ("batch_size", 1, ValueError),
+        ("mask_rate", 1.0, ValueError),
+        ("mask_rate", "0.8", TypeError),
+        ("graph_weight", -0.1, ValueError),
+        ("learning_rate", float("nan"), ValueError),
+        ("pretrain_epochs", -1, ValueError),
+    ],
+)
+def test_options_out_of_range_are_named(option, value, error):
+    with pytest.raises(error, match=option):
+        Config(**{option: value})
+
+
+def test_auto_never_takes_mps(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_accelerator("auto") == "cpu"
+    assert resolve_accelerator("mps") == "mps"
+
+
+def test_an_absent_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="'cuda' was asked for"):
+        resolve_accelerator("cuda")

@@ -1,0 +1,56 @@
+"""Nearest neighbours against brute-force distances."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from sctag_tools._core.neighbors import Neighbors, find_neighbors
+
+
+@pytest.fixture(scope="module")
+def points():
+    return np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("metric", "scipy_metric"),
+    [("euclidean", "euclidean"), ("cosine", "cosine"), ("manhattan", "cityblock"), ("correlation", "correlation")],
+)
+def test_exact_neighbors_equal_brute_force(points, metric, scipy_metric):
+    found = find_neighbors(points, 10, metric=metric, random_state=0)
+    distances = np.sort(cdist(points, points, scipy_metric), axis=1)[:, :10]
+    np.testing.assert_allclose(found.distances, distances, atol=2e-3 if metric == "euclidean" else 1e-4)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(200))
+    assert found.indices.dtype == np.int64
+    assert found.distances.dtype == np.float32
+
+
+def test_duplicated_cells_keep_themselves_in_front():
+    points = np.repeat(np.eye(3, dtype=np.float32), 30, axis=0)
+    found = find_neighbors(points, 5, metric="euclidean", random_state=0)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(90))
+    assert all(len(set(row)) == 5 for row in found.indices.tolist())
+    assert (found.distances == 0).all()
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 201])
+def test_impossible_numbers_of_neighbors_are_refused(points, n_neighbors):
+    with pytest.raises(ValueError, match=r"between 2 and the number of cells \(200\)"):
+        find_neighbors(points, n_neighbors, metric="euclidean", random_state=0)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="differ in shape"):
+        Neighbors(np.zeros((3, 2), np.int64), np.zeros((3, 1), np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # numba's own, on compilation
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_approximate_neighbors_recall(metric):
+    points = np.random.default_rng(0).normal(size=(9_000, 10)).astype(np.float32)
+    exact = find_neighbors(points, 15, metric=metric, random_state=0, exact=True)
+    found = find_neighbors(points, 15, metric=metric, random_state=0, exact=False)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(9_000))
+    shared = [len(np.intersect1d(a, b)) for a, b in zip(exact.indices, found.indices, strict=True)]
+    assert np.mean(shared) / 15 > 0.95
