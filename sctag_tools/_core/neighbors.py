@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Brute force grows with n^2 but needs no compilation: on two cores it overtakes pynndescent's first call (half a
-# minute of numba, then seconds) up to about here.
+# Brute force grows with n^2 but needs no compilation: at this size it took 14 CPU seconds, pynndescent's first call 45
+# (docs/benchmarks/neighbors.py).
 EXACT_UP_TO = 50_000
 
 
@@ -52,8 +52,21 @@ def _exact(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     from sklearn.neighbors import NearestNeighbors
 
-    distances, indices = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(x).kneighbors(queries)
-    return indices, distances
+    angular = metric in {"cosine", "correlation"}
+    if (
+        angular
+    ):  # ten times faster as a Euclidean search among unit vectors, whose squared distance is twice the cosine's
+        x, queries = (_unit_rows(rows, centred=metric == "correlation") for rows in (x, queries))
+    search = NearestNeighbors(n_neighbors=k, metric="euclidean" if angular else metric, algorithm="brute")
+    distances, indices = search.fit(x).kneighbors(queries)
+    return indices, distances**2 / 2 if angular else distances
+
+
+def _unit_rows(x: NDArray[np.floating], *, centred: bool) -> NDArray[np.floating]:
+    if centred:
+        x = x - x.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(x / np.where(norm > 0, norm, 1))
 
 
 def _approximate(
