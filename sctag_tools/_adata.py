@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,8 @@ from scipy import sparse
 from . import _logging as logg
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -38,8 +41,12 @@ def require_in_memory(adata: AnnData, function: str) -> None:
     if adata.isbacked:
         msg = f"{function} reads cells in memory; call `adata = adata.to_memory()` first."
         raise NotImplementedError(msg)
-    if type(adata.X).__module__.startswith("dask"):
-        msg = f"{function} does not read dask arrays yet; call `adata = adata.to_memory()` first."
+    _require_no_dask(adata.X)
+
+
+def _require_no_dask(matrix: object) -> None:
+    if type(matrix).__module__.startswith("dask"):
+        msg = "dask arrays are not read yet; call `adata = adata.to_memory()` first."
         raise NotImplementedError(msg)
 
 
@@ -60,6 +67,16 @@ def working_copy(adata: AnnData, *, copy: bool) -> AnnData:
         msg = "Received a view of an AnnData; it becomes an actual copy when the results are written."
         warnings.warn(msg, UserWarning, stacklevel=3)
     return adata
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Silence anndata's warning that a view becomes a copy: :func:`working_copy` has said so."""
+    from anndata import ImplicitModificationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        yield
 
 
 def select_genes(adata: AnnData, mask_var: NDArray[np.bool_] | str | Default | None) -> tuple[NDArray[np.bool_], str]:
@@ -119,6 +136,7 @@ def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tup
     be corrected counts. Raises ValueError for anything that no count likelihood can be fitted to.
     """
     matrix, name = _choose_matrix(adata, layer)
+    _require_no_dask(matrix)
     if check_values:
         _check_counts(matrix, name, is_logged=name == "X" and "log1p" in adata.uns)
     if name != (layer or "X"):
@@ -164,3 +182,15 @@ def require_result(adata: AnnData, key: str) -> None:
     if key not in adata.uns or f"X_{key}" not in adata.obsm:
         msg = f"There is no scTAG result {key!r} in adata. Run `sctag.tl.sctag(adata)` first, or name one with `key=`."
         raise KeyError(msg)
+
+
+def require_own_key(adata: AnnData, key: str) -> None:
+    """Raise ValueError if results named ``key`` would overwrite something that is no scTAG result."""
+    entry = adata.uns.get(key)
+    if entry is not None:
+        foreign = not (hasattr(entry, "keys") and "history" in entry)
+    else:
+        foreign = key in adata.obs and f"X_{key}" not in adata.obsm
+    if foreign:
+        msg = f"adata holds something else under {key!r}; choose another name with `key_added=`."
+        raise ValueError(msg)

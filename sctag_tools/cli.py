@@ -19,6 +19,7 @@ app = typer.Typer(name="sctag", no_args_is_help=True, add_completion=False, pret
 _ORIGINAL_LABELS = "cell_type1"
 _BUNDLED, _BUNDLED_LABELS = "pbmc68k_reduced", "bulk_labels"
 _TARGET_SUM = 1e4
+_SUFFIXES = {".h5ad", ".h5", ".hdf5", ".loom", ".zarr", ".csv", ".tsv", ".txt", ".gz", ".zip"}
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback signature)
@@ -122,10 +123,15 @@ def _load(data: Path | None) -> AnnData:
 def _target(data: Path | None, out: Path | None) -> Path:
     """The result file; refused before the work begins if it could not be written after it."""
     if out is None:
-        stem = _BUNDLED if data is None else data.resolve().name.split(".")[0]
+        stem = Path(_BUNDLED if data is None else data.resolve().name)
+        while stem.suffix in _SUFFIXES:
+            stem = stem.with_suffix("")
         return Path(f"{stem}_sctag.h5ad")
     if out.suffix != ".h5ad":
         msg = f"--out must end in .h5ad, got {out}."
+        raise ValueError(msg)
+    if data is not None and out.resolve() == data.resolve():
+        msg = f"--out is the input file {data}; choose another name."
         raise ValueError(msg)
     if not out.resolve().parent.is_dir():
         msg = f"The folder of --out does not exist: {out.resolve().parent}"
@@ -152,10 +158,10 @@ def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, seed: int)
     counts, _ = find_counts(adata, layer, check_values=True)
     adata.layers["counts"] = counts
     adata.X = counts.copy()
-    filled = counts.sum(axis=1).A1 > 0
-    if not filled.all():
-        typer.echo(f"Warning: {int((~filled).sum())} cells without any count are left out.", err=True)
-        adata._inplace_subset_obs(filled)
+    n_obs = adata.n_obs
+    sc.pp.filter_cells(adata, min_counts=1)
+    if adata.n_obs < n_obs:
+        typer.echo(f"Warning: {n_obs - adata.n_obs} cells without any count are left out.", err=True)
     sc.pp.normalize_total(adata, target_sum=_TARGET_SUM)
     sc.pp.log1p(adata)
     sc.pp.highly_variable_genes(adata, n_top_genes=min(highly_genes, adata.n_vars))

@@ -31,7 +31,7 @@ def embedding(
         Key in ``adata.obsm``, with or without ``X_``. By default the UMAP of the latent: computed from
         ``obsm["X_{key}"]`` once, with the run's seed, and kept as ``obsm["X_{key}_umap"]``.
     key
-        Name of the result (``key_added`` of the run).
+        Name of the result (``key_added`` of the run); needed unless both basis and color are given.
     color
         Columns of ``obs`` or genes; by default the clusters.
     **kwargs
@@ -60,7 +60,8 @@ def embedding(
     """
     import scanpy as sc
 
-    require_result(adata, key)
+    if basis is None or color is None:
+        require_result(adata, key)
     if basis is None:
         basis = f"X_{key}_umap"
         if basis not in adata.obsm:

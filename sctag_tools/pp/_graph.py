@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from scipy import sparse
 
 from .. import _logging as logg
-from .._adata import holds_counts, require_anndata, require_in_memory, working_copy
+from .._adata import holds_counts, require_anndata, require_in_memory, values, working_copy, writing
 from .._checks import check_choice, check_integer
 from .._core.neighbors import Neighbors, find_neighbors
+from .._types import Metric
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _MAX_PCS = 50
 _FUNCTION = "sctag.pp.build_graph"
-_METRICS = ("euclidean", "cosine", "correlation", "manhattan")
 
 
 def build_graph(
@@ -28,7 +28,7 @@ def build_graph(
     *,
     n_pcs: int | None = None,
     use_rep: str | None = None,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     exact: bool | None = None,
     random_state: int = 0,
     key_added: str | None = "sctag_neighbors",
@@ -95,7 +95,7 @@ def build_graph(
     """
     require_anndata(adata, _FUNCTION)
     require_in_memory(adata, _FUNCTION)
-    check_choice("metric", metric, _METRICS)
+    check_choice("metric", metric, get_args(Metric))
     check_integer("random_state", random_state, low=0)
     n_neighbors = _usable_n_neighbors(n_neighbors, adata.n_obs)
     adata = working_copy(adata, copy=copy)
@@ -107,12 +107,14 @@ def build_graph(
     key = "neighbors" if key_added is None else key_added
     graph = _connect(found, metric=metric, random_state=random_state, key_added=key_added)
 
-    if pca is not None:
-        adata.obsm["X_pca"], adata.varm["PCs"], adata.uns["pca"] = pca.obsm["X_pca"], pca.varm["PCs"], pca.uns["pca"]
     names = graph.uns[key]
-    adata.obsp[names["distances_key"]] = _distances(found)
-    adata.obsp[names["connectivities_key"]] = graph.obsp[names["connectivities_key"]]
-    adata.uns[key] = {**names, "params": {**names["params"], **params}}
+    with writing():
+        if pca is not None:
+            adata.obsm["X_pca"], adata.varm["PCs"] = pca.obsm["X_pca"], pca.varm["PCs"]
+            adata.uns["pca"] = pca.uns["pca"]
+        adata.obsp[names["distances_key"]] = _distances(found)
+        adata.obsp[names["connectivities_key"]] = graph.obsp[names["connectivities_key"]]
+        adata.uns[key] = {**names, "params": {**names["params"], **params}}
     logg.info(
         "    finished",
         time=start,
@@ -144,6 +146,9 @@ def _missing_pca(adata: AnnData, use_rep: str | None, n_pcs: int | None, random_
 
     if adata.X is None:
         msg = "adata.X is empty and there is no adata.obsm['X_pca']; name a representation with `use_rep=`."
+        raise ValueError(msg)
+    if not np.isfinite(values(adata.X)).all():
+        msg = "adata.X holds NaN or infinite values; mend it, or name a representation with `use_rep=`."
         raise ValueError(msg)
     work = AnnData(adata.X, obs=adata.obs[[]], var=adata.var)
     if holds_counts(adata.X):

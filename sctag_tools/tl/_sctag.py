@@ -5,15 +5,25 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from scipy import sparse
 
 from .. import _logging as logg
-from .._adata import DEFAULT, find_counts, require_anndata, require_in_memory, select_genes, working_copy
+from .._adata import (
+    DEFAULT,
+    find_counts,
+    require_anndata,
+    require_in_memory,
+    require_own_key,
+    select_genes,
+    working_copy,
+    writing,
+)
 from .._checks import check_choice, check_flag, check_integer
 from .._core.config import Config
+from .._types import Accelerator
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +33,6 @@ if TYPE_CHECKING:
     from .._core.fit import Fit
 
 _FUNCTION = "sctag.tl.sctag"
-_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 def sctag(
@@ -45,7 +54,7 @@ def sctag(
     pretrain_epochs: int | None = None,
     cluster_epochs: int | None = None,
     check_values: bool = True,
-    accelerator: str = "auto",
+    accelerator: Accelerator = "auto",
     random_state: int = 0,
     progress_bar: bool = True,
     key_added: str = "sctag",
@@ -159,6 +168,7 @@ def sctag(
     _check_options(n_clusters, adata.n_obs, accelerator, random_state, key_added, neighbors_key)
     for name, flag in {"check_values": check_values, "progress_bar": progress_bar, "copy": copy}.items():
         check_flag(name, flag)
+    require_own_key(adata, key_added)
     weights = _graph_of(adata, neighbors_key)
     genes, mask_name = select_genes(adata, mask_var)
     counts, source = find_counts(adata, layer, check_values=check_values)
@@ -216,7 +226,7 @@ def _check_options(
         if n_clusters > n_obs:
             msg = f"n_clusters={n_clusters} exceeds the {n_obs} cells."
             raise ValueError(msg)
-    check_choice("accelerator", accelerator, _ACCELERATORS)
+    check_choice("accelerator", accelerator, get_args(Accelerator))
     check_integer("random_state", random_state, low=0)
     for name, value in {"key_added": key_added, "neighbors_key": neighbors_key}.items():
         if not isinstance(value, str) or not value:
@@ -263,17 +273,15 @@ def _write(adata: AnnData, key: str, result: Fit, params: dict[str, Any]) -> Non
     """All results at once, and nothing of an earlier result of this name left behind."""
     import pandas as pd
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Trying to modify attribute", category=UserWarning)  # a view, said before
-        adata.obs[key] = pd.Categorical.from_codes(
-            result.labels, categories=[str(i) for i in range(result.proba.shape[1])]
-        )
-    adata.obs[f"{key}_confidence"] = result.proba.max(axis=1)
-    adata.obsm[f"X_{key}"] = result.latent
-    adata.obsm[f"{key}_proba"] = result.proba
-    adata.uns[key] = _record(result, params)
-    adata.uns.pop(f"{key}_colors", None)
-    adata.obsm.pop(f"X_{key}_umap", None)
+    clusters = pd.Categorical.from_codes(result.labels, categories=[str(i) for i in range(result.proba.shape[1])])
+    with writing():
+        adata.obs[key] = clusters
+        adata.obs[f"{key}_confidence"] = result.proba.max(axis=1)
+        adata.obsm[f"X_{key}"] = result.latent
+        adata.obsm[f"{key}_proba"] = result.proba
+        adata.uns[key] = _record(result, params)
+        adata.uns.pop(f"{key}_colors", None)
+        adata.obsm.pop(f"X_{key}_umap", None)
 
 
 def _record(result: Fit, params: dict[str, Any]) -> dict[str, Any]:

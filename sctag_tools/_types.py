@@ -1,0 +1,6 @@
+"""Option sets, for signatures and for the checks at run time."""
+
+from typing import Literal
+
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Metric = Literal["euclidean", "cosine", "correlation", "manhattan"]
