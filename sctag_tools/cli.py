@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,16 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback sign
     if wanted:
         typer.echo(version("sctag-tools"))
         raise typer.Exit
+
+
+def command() -> None:
+    """Entry point of the installed command.
+
+    OpenMP threads that spin while they wait make training four times slower when another process needs a core; the
+    policy is read when torch loads, and a setting of the user's stands.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app()
 
 
 @app.callback()
