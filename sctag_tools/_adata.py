@@ -41,12 +41,8 @@ def require_in_memory(adata: AnnData, function: str) -> None:
     if adata.isbacked:
         msg = f"{function} reads cells in memory; call `adata = adata.to_memory()` first."
         raise NotImplementedError(msg)
-    _require_no_dask(adata.X)
-
-
-def _require_no_dask(matrix: object) -> None:
-    if type(matrix).__module__.startswith("dask"):
-        msg = "dask arrays are not read yet; call `adata = adata.to_memory()` first."
+    if any(type(matrix).__module__.startswith("dask") for matrix in (adata.X, *adata.layers.values())):
+        msg = f"{function} does not read dask arrays yet; call `adata = adata.to_memory()` first."
         raise NotImplementedError(msg)
 
 
@@ -88,7 +84,7 @@ def select_genes(adata: AnnData, mask_var: NDArray[np.bool_] | str | Default | N
                     f"All {adata.n_vars} genes are used, which is slow and noisy; "
                     "run `sc.pp.highly_variable_genes(adata, n_top_genes=2000)` first, or pass `mask_var=None`."
                 )
-                warnings.warn(msg, UserWarning, stacklevel=4)
+                warnings.warn(msg, UserWarning, stacklevel=3)
             return np.ones(adata.n_vars, dtype=bool), "all"
         mask_var = "highly_variable"
     if mask_var is None:
@@ -136,7 +132,6 @@ def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tup
     be corrected counts. Raises ValueError for anything that no count likelihood can be fitted to.
     """
     matrix, name = _choose_matrix(adata, layer)
-    _require_no_dask(matrix)
     if check_values:
         _check_counts(matrix, name, is_logged=name == "X" and "log1p" in adata.uns)
     if name != (layer or "X"):
@@ -174,7 +169,7 @@ def _check_counts(matrix: object, name: str, *, is_logged: bool) -> None:
         msg = f"{where} looks log-normalised, raw counts are needed. {advice} `check_values=False` skips this check."
         raise ValueError(msg)
     msg = f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM)."
-    warnings.warn(msg, UserWarning, stacklevel=5)
+    warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 def require_result(adata: AnnData, key: str) -> None:

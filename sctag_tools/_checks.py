@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ def check_number(name: str, value: object, *, low: float, high: float = float("i
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         msg = f"{name} must be a number, got {value!r}."
         raise TypeError(msg)
-    if not low <= float(value) <= high:
-        msg = f"{name} must lie in [{low}, {high}], got {value}."
+    if not (low <= float(value) <= high and math.isfinite(float(value))):
+        msg = f"{name} must lie in [{low}, {high}] and be finite, got {value}."
         raise ValueError(msg)
 
 
@@ -43,3 +44,16 @@ def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
     if value not in allowed:
         msg = f"{name} must be one of {sorted(allowed)}, got {value!r}."
         raise ValueError(msg)
+
+
+def check_seed(value: object) -> None:
+    """Raise TypeError unless ``random_state`` is an integer, ValueError unless all libraries can take it."""
+    check_integer("random_state", value, low=0)
+    check_number("random_state", value, low=0, high=2**32 - 1)
+
+
+def check_name(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a non-empty string."""
+    if not isinstance(value, str) or not value:
+        msg = f"{name} must be a non-empty string, got {value!r}."
+        raise TypeError(msg)

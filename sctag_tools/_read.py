@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
+ORIGINAL_LAYOUT = "HDF5 of the scTAG layout"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _ZARR_MARKERS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
@@ -83,7 +84,7 @@ def read(path: str | PathLike[str]) -> AnnData:
     if not path.exists():
         msg = f"{path} does not exist."
         raise FileNotFoundError(msg)
-    adata = _read_as(_recognise(path), path)
+    adata = _read_as(recognise(path), path)
     adata.var_names_make_unique()
     return adata
 
@@ -102,7 +103,7 @@ def _read_as(kind: str, path: Path) -> AnnData:
         raise ValueError(msg) from error
 
 
-def _recognise(path: Path) -> str:
+def recognise(path: Path) -> str:
     """Key of `_READERS` for a file or folder."""
     if path.is_dir():
         kind = _folder_kind(path)
@@ -158,7 +159,7 @@ def _hdf5_layout(file: h5py.File) -> str | None:
     if file.attrs.get("encoding-type") == "anndata" or {"X", "obs", "var"} <= file.keys():
         return "h5ad"
     if "exprs" in file:
-        return "HDF5 of the scTAG layout"
+        return ORIGINAL_LAYOUT
     if {"matrix", "row_attrs", "col_attrs"} <= file.keys():
         return "loom"
     if isinstance(file.get("matrix"), h5py.Group) or _is_10x_v2(file):
@@ -368,6 +369,6 @@ _READERS: dict[str, Callable[[Path], AnnData]] = {
     "10x h5": _read_10x_h5,
     "10x mtx folder": _read_10x_mtx,
     "csv, tsv or txt table (also .gz)": _read_text,
-    "HDF5 of the scTAG layout": _read_sctag_layout,
+    ORIGINAL_LAYOUT: _read_sctag_layout,
     "HDF5 with X and Y": _read_x_y_layout,
 }

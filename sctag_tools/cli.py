@@ -86,16 +86,16 @@ def run(
         ),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the raw counts, if X does not hold them.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random draws.")] = 0,
     key: Annotated[str, typer.Option(help="Name of the results in the file.")] = "sctag",
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, cuda or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:  # fmt: skip
     """Cluster the cells of DATA; write the result, its UMAP, and print a table."""
     with _plain_messages():
-        adata = _load(data)
+        adata, usual_labels = _load(data)
         target = _target(data, out)
-        label_key = _labels(adata, label_key, bundled=data is None)
+        label_key = _labels(adata, label_key, usual_labels)
         _preprocess(adata, highly_genes, layer, seed)
         _cluster(
             adata, n_neighbors, n_clusters=n_clusters, pretrain_epochs=pretrain_epochs, cluster_epochs=maxiter,
@@ -124,11 +124,18 @@ def _plain_messages() -> Iterator[None]:
             raise typer.Exit(1) from error
 
 
-def _load(data: Path | None) -> AnnData:
+def _load(data: Path | None) -> tuple[AnnData, str | None]:
+    """The cells, and the column that usually holds their labels."""
     from . import datasets
-    from ._read import read
+    from ._read import ORIGINAL_LAYOUT, read, recognise
 
-    return datasets.pbmc68k_reduced() if data is None else read(data)
+    if data is None:
+        return datasets.pbmc68k_reduced(), _BUNDLED_LABELS
+    adata = read(data)
+    if adata.n_obs < 2:
+        msg = f"Clustering needs at least 2 cells, {data} has {adata.n_obs}."
+        raise ValueError(msg)
+    return adata, _ORIGINAL_LABELS if recognise(data) == ORIGINAL_LAYOUT else None
 
 
 def _target(data: Path | None, out: Path | None) -> Path:
@@ -150,9 +157,8 @@ def _target(data: Path | None, out: Path | None) -> Path:
     return out
 
 
-def _labels(adata: AnnData, label_key: str | None, *, bundled: bool) -> str | None:
+def _labels(adata: AnnData, label_key: str | None, usual: str | None) -> str | None:
     if label_key is None:
-        usual = _BUNDLED_LABELS if bundled else _ORIGINAL_LABELS
         return usual if usual in adata.obs else None
     if label_key not in adata.obs:
         msg = f"--label-key {label_key!r} is no column of obs; there are {list(adata.obs.columns)}."
@@ -173,6 +179,7 @@ def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, seed: int)
     sc.pp.filter_cells(adata, min_counts=1)
     if adata.n_obs < n_obs:
         typer.echo(f"Warning: {n_obs - adata.n_obs} cells without any count are left out.", err=True)
+    adata.uns.pop("log1p", None)  # of what X held before
     sc.pp.normalize_total(adata, target_sum=_TARGET_SUM)
     sc.pp.log1p(adata)
     sc.pp.highly_variable_genes(adata, n_top_genes=min(highly_genes, adata.n_vars))

@@ -26,7 +26,8 @@ def scaled_expression(counts: sparse.csr_matrix, totals: NDArray[np.floating]) -
     becomes zero. Returns dense float32 of the same shape.
     """
     x: NDArray[np.float32] = counts.toarray().astype(np.float32, copy=False)
-    x *= (_TARGET_SUM / totals).astype(np.float32)[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):  # unchecked counts may hold anything; the loss will tell
+        x *= (_TARGET_SUM / totals).astype(np.float32)[:, None]
     np.log1p(x, out=x)
     x -= x.mean(axis=0, dtype=np.float64).astype(np.float32)
     spread = x.std(axis=0, dtype=np.float64).astype(np.float32)

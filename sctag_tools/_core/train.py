@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -53,10 +52,10 @@ class Trainer:
         self, net: ScTAGNet, data: CellData, config: Config, fabric: Fabric, rng: np.random.Generator, *, progress: bool
     ) -> None:
         self.net, self.data, self.config, self.fabric, self.progress = net, data, config, fabric, progress
-        self.history: dict[str, list[float]] = defaultdict(list)
         self._rows = data.batches(config.batch_size, rng)
         self._target: Tensor | None = None
         self._labels: NDArray[np.int64] | None = None
+        self.history: dict[str, list[float]] = {name: [] for name in ("loss", "zinb", "graph", "cluster")}
         self._weights = {"zinb": config.zinb_weight, "graph": config.graph_weight, "cluster": config.cluster_weight}
 
     def pretrain(self) -> str:
@@ -77,7 +76,10 @@ class Trainer:
         parts = np.array_split(np.arange(len(self.data)), math.ceil(len(self.data) / _ROWS_AT_ONCE))
         with torch.no_grad():
             blocks = (torch.from_numpy(self.data.blocks[rows]).to(self.fabric.device) for rows in parts)
-            return torch.cat([self.net.encoder(block) for block in blocks])
+            latent = torch.cat([self.net.encoder(block) for block in blocks])
+        if not torch.isfinite(latent).all():
+            self._fail(["latent"])
+        return latent
 
     def assignment(self) -> Tensor:
         """(n_cells, K) soft assignment from the present weights."""
@@ -114,13 +116,16 @@ class Trainer:
         values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
-            msg = (
-                f"The loss became non-finite ({', '.join(wrong)}) at step {len(self.history['loss']) + 1}; the likely "
-                "cause is input that is not raw counts, or too high a `learning_rate`."
-            )
-            raise RuntimeError(msg)
-        for name in ("loss", *self._weights):
-            self.history[name].append(values.get(name, math.nan))
+            self._fail(wrong)
+        for name, history in self.history.items():
+            history.append(values.get(name, math.nan))
+
+    def _fail(self, wrong: list[str]) -> NoReturn:
+        msg = (
+            f"The training became non-finite ({', '.join(wrong)}) at step {len(self.history['loss']) + 1}; the likely "
+            "cause is input that is not raw counts, or too high a `learning_rate`."
+        )
+        raise RuntimeError(msg)
 
     def _loss_has_settled(self, step: int) -> bool:
         if step < 3 * _WINDOW or step % _WINDOW:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _logging as logg
 from .._adata import require_result
+from .._threads import kept_thread_counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +82,7 @@ def _umap(adata: AnnData, key: str) -> Any:
     work = AnnData(obs=adata.obs[[]], obsm={"latent": adata.obsm[f"X_{key}"]})
     seed = int(adata.uns[key]["params"]["random_state"])
     build_graph(work, min(15, work.n_obs), use_rep="latent", random_state=seed)
-    sc.tl.umap(work, neighbors_key="sctag_neighbors", random_state=seed)
+    with kept_thread_counts():
+        sc.tl.umap(work, neighbors_key="sctag_neighbors", random_state=seed)
     logg.info("    finished", time=start, deep=f"added\n    'X_{key}_umap', UMAP of the latent (adata.obsm)")
     return work.obsm["X_umap"]

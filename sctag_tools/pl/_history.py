@@ -41,6 +41,8 @@ def history(
     ------
     KeyError
         If there is no result of this name.
+    ValueError
+        If it was run without any training step.
 
     Examples
     --------
@@ -55,6 +57,9 @@ def history(
 
     require_result(adata, key)
     curves = adata.uns[key]["history"]
+    if not len(curves["loss"]):
+        msg = f"The run {key!r} has no training steps to show."
+        raise ValueError(msg)
     names = [name for name in _LABELS if np.isfinite(curves[name]).any()]
     first_clustering = int(np.isnan(curves["cluster"]).sum())
     figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 2.8), layout="constrained", squeeze=False)

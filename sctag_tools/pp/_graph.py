@@ -10,8 +10,10 @@ from scipy import sparse
 
 from .. import _logging as logg
 from .._adata import holds_counts, require_anndata, require_in_memory, values, working_copy, writing
-from .._checks import check_choice, check_integer
+from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
+from .._core.graph import join_components
 from .._core.neighbors import Neighbors, find_neighbors
+from .._threads import kept_thread_counts
 from .._types import Metric
 
 if TYPE_CHECKING:
@@ -72,7 +74,9 @@ def build_graph(
     `adata.obsp['sctag_neighbors_distances' | key_added]` : :class:`scipy.sparse.csr_matrix` (float32)
         (n_obs, n_obs); distances to the ``n_neighbors - 1`` nearest others of each row, not symmetric.
     `adata.obsp['sctag_neighbors_connectivities' | key_added]` : :class:`scipy.sparse.csr_matrix` (float32)
-        (n_obs, n_obs); UMAP's fuzzy weights in (0, 1], symmetric, no diagonal (McInnes et al. 2018).
+        (n_obs, n_obs); UMAP's fuzzy weights in (0, 1], symmetric, no diagonal (McInnes et al. 2018). A graph in several
+        pieces is joined by single edges of weight 0.001, since :func:`scanpy.tl.paga` fails on groups without any
+        edge between them.
     `adata.uns['sctag_neighbors' | key_added]` : :class:`dict`
         Names of the two matrices, and ``params``.
     `adata.obsm['X_pca']`, `adata.varm['PCs']`, `adata.uns['pca']`
@@ -96,24 +100,33 @@ def build_graph(
     require_anndata(adata, _FUNCTION)
     require_in_memory(adata, _FUNCTION)
     check_choice("metric", metric, get_args(Metric))
-    check_integer("random_state", random_state, low=0)
+    check_seed(random_state)
+    check_flag("copy", copy)
+    if exact is not None:
+        check_flag("exact", exact)
+    if n_pcs is not None:
+        check_integer("n_pcs", n_pcs, low=1)
+    if key_added is not None:
+        check_name("key_added", key_added)
     n_neighbors = _usable_n_neighbors(n_neighbors, adata.n_obs)
     adata = working_copy(adata, copy=copy)
 
     start = logg.info("building the cell graph")
-    pca = _missing_pca(adata, use_rep, n_pcs, random_state)
-    x, params = _representation(adata if pca is None else pca, use_rep, n_pcs)
-    found = find_neighbors(x, n_neighbors, metric=metric, random_state=random_state, exact=exact)
+    with kept_thread_counts():
+        pca = _missing_pca(adata, use_rep, n_pcs, random_state)
+        x, params = _representation(adata if pca is None else pca, use_rep, n_pcs)
+        found = find_neighbors(x, n_neighbors, metric=metric, random_state=random_state, exact=exact)
+        graph = _connect(found, metric=metric, random_state=random_state, key_added=key_added)
     key = "neighbors" if key_added is None else key_added
-    graph = _connect(found, metric=metric, random_state=random_state, key_added=key_added)
 
     names = graph.uns[key]
+    weights = join_components(graph.obsp[names["connectivities_key"]], x)
     with writing():
         if pca is not None:
             adata.obsm["X_pca"], adata.varm["PCs"] = pca.obsm["X_pca"], pca.varm["PCs"]
             adata.uns["pca"] = pca.uns["pca"]
         adata.obsp[names["distances_key"]] = _distances(found)
-        adata.obsp[names["connectivities_key"]] = graph.obsp[names["connectivities_key"]]
+        adata.obsp[names["connectivities_key"]] = weights
         adata.uns[key] = {**names, "params": {**names["params"], **params}}
     logg.info(
         "    finished",
@@ -150,16 +163,17 @@ def _missing_pca(adata: AnnData, use_rep: str | None, n_pcs: int | None, random_
     if not np.isfinite(values(adata.X)).all():
         msg = "adata.X holds NaN or infinite values; mend it, or name a representation with `use_rep=`."
         raise ValueError(msg)
-    work = AnnData(adata.X, obs=adata.obs[[]], var=adata.var)
-    if holds_counts(adata.X):
-        work.X = work.X.astype(np.float32)
-        sc.pp.normalize_total(work, target_sum=1e4)
-        sc.pp.log1p(work)
-    n_genes = int(work.var["highly_variable"].sum()) if "highly_variable" in work.var else work.n_vars
-    n_comps = min(max(n_pcs or 0, _MAX_PCS), work.n_obs - 1, n_genes - 1)
+    n_genes = int(adata.var["highly_variable"].sum()) if "highly_variable" in adata.var else adata.n_vars
+    n_comps = min(max(n_pcs or 0, _MAX_PCS), adata.n_obs - 1, n_genes - 1)
     if n_comps < 1:
         msg = f"PCA needs at least 2 genes, got {n_genes}; name a representation with `use_rep=`."
         raise ValueError(msg)
+    x = sparse.csr_matrix(adata.X) if sparse.issparse(adata.X) else adata.X  # scanpy does not take sparse arrays
+    work = AnnData(x, obs=adata.obs[[]], var=adata.var)
+    if holds_counts(x):
+        work.X = x.astype(np.float32)
+        sc.pp.normalize_total(work, target_sum=1e4)
+        sc.pp.log1p(work)
     logg.info(f"    computing X_pca with {n_comps} components on {n_genes} genes")
     sc.pp.pca(work, n_comps=n_comps, random_state=random_state)
     return work
@@ -176,7 +190,6 @@ def _representation(
     x = adata.X if key == "X" else adata.obsm[key]
     x = x.toarray() if sparse.issparse(x) else np.asarray(x)
     width = n_pcs or (min(_MAX_PCS, x.shape[1]) if use_rep is None else x.shape[1])
-    check_integer("n_pcs", width, low=1)
     if width > x.shape[1]:
         msg = f"n_pcs={n_pcs} exceeds the {x.shape[1]} columns of {key!r}."
         raise ValueError(msg)

@@ -21,7 +21,7 @@ from .._adata import (
     working_copy,
     writing,
 )
-from .._checks import check_choice, check_flag, check_integer
+from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
 from .._core.config import Config
 from .._types import Accelerator
 
@@ -227,11 +227,9 @@ def _check_options(
             msg = f"n_clusters={n_clusters} exceeds the {n_obs} cells."
             raise ValueError(msg)
     check_choice("accelerator", accelerator, get_args(Accelerator))
-    check_integer("random_state", random_state, low=0)
-    for name, value in {"key_added": key_added, "neighbors_key": neighbors_key}.items():
-        if not isinstance(value, str) or not value:
-            msg = f"{name} must be a non-empty string, got {value!r}."
-            raise TypeError(msg)
+    check_seed(random_state)
+    check_name("key_added", key_added)
+    check_name("neighbors_key", neighbors_key)
     if key_added == neighbors_key:
         msg = f"key_added={key_added!r} is the name of the graph; choose another one for the results."
         raise ValueError(msg)
@@ -239,13 +237,14 @@ def _check_options(
 
 def _graph_of(adata: AnnData, neighbors_key: str) -> sparse.csr_matrix:
     """The (n_obs, n_obs) connectivities that ``neighbors_key`` names."""
-    if neighbors_key not in adata.uns or "connectivities_key" not in adata.uns[neighbors_key]:
+    name = adata.uns.get(neighbors_key, {}).get("connectivities_key")
+    if name not in adata.obsp:
         msg = (
             f"There is no graph adata.uns[{neighbors_key!r}]. Run `sctag.pp.build_graph(adata)` first, or name one "
             "with `neighbors_key=` (scanpy's own is 'neighbors')."
         )
         raise KeyError(msg)
-    weights = sparse.csr_matrix(adata.obsp[adata.uns[neighbors_key]["connectivities_key"]])
+    weights = sparse.csr_matrix(adata.obsp[name])
     if not np.isfinite(weights.data).all() or (weights.data < 0).any():
         msg = f"The graph {neighbors_key!r} has negative or non-finite weights; rebuild it."
         raise ValueError(msg)

@@ -1,0 +1,192 @@
+"""Small data, a comparison of whole AnnData objects, and a quiet scanpy for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from scipy import sparse
+
+import sctag_tools as sctag
+
+REAL_SETS = Path(__file__).resolve().parents[2] / "shared" / "data"
+N_CELLS, N_GENES, N_GROUPS = 150, 120, 3
+SHORT = {"pretrain_epochs": 3, "cluster_epochs": 2, "progress_bar": False}
+
+# What other packages warn about on being imported or called; nothing of ours goes through any of these.
+THIRD_PARTY_WARNINGS = [
+    # torch.jit.script, which torch_geometric 2.8 calls on import
+    "ignore:`torch.jit.*` is deprecated:DeprecationWarning",
+    # scanpy 1.11 colours missing values in the way that matplotlib 3.11 is about to drop
+    "ignore:The set_bad function will be deprecated:PendingDeprecationWarning",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in THIRD_PARTY_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_scanpy() -> Iterator[None]:
+    before = sc.settings.verbosity, sc.settings.logfile, sc.settings.autoshow
+    sc.settings.verbosity = 0
+    yield
+    sc.settings.verbosity, sc.settings.logfile, sc.settings.autoshow = before
+    plt.close("all")
+
+
+def _blobs() -> AnnData:
+    """Negative binomial counts of three groups in random order; each group has 25 genes of its own."""
+    rng = np.random.default_rng(7)
+    groups = rng.permutation(np.repeat(np.arange(N_GROUPS), [70, 50, 30]))
+    means = np.full((N_GROUPS, N_GENES), 1.5)
+    for group in range(N_GROUPS):
+        means[group, 25 * group : 25 * (group + 1)] = 9.0
+    depth = rng.lognormal(0, 0.3, size=(N_CELLS, 1))
+    counts = rng.poisson(rng.gamma(2.0, means[groups] * depth / 2.0))
+    obs = pd.DataFrame(
+        {"group": pd.Categorical([f"g{group}" for group in groups])}, index=[f"c{i}" for i in range(150)]
+    )
+    return AnnData(
+        sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=pd.DataFrame(index=[f"x{i}" for i in range(120)])
+    )
+
+
+@pytest.fixture(scope="session")
+def _blobs_once() -> AnnData:
+    return _blobs()
+
+
+@pytest.fixture(scope="session")
+def _graphed_once(_blobs_once: AnnData) -> AnnData:
+    adata = _blobs_once.copy()
+    sctag.pp.build_graph(adata)
+    return adata
+
+
+@pytest.fixture(scope="session")
+def _clustered_once(_graphed_once: AnnData) -> AnnData:
+    adata = _graphed_once.copy()
+    sctag.tl.sctag(adata, 3, **SHORT)
+    return adata
+
+
+@pytest.fixture
+def blobs(_blobs_once: AnnData) -> AnnData:
+    """150 cells x 120 genes of raw counts (CSR float32) and ``obs["group"]``."""
+    return _blobs_once.copy()
+
+
+@pytest.fixture
+def graphed(_graphed_once: AnnData) -> AnnData:
+    """``blobs`` with the default graph."""
+    return _graphed_once.copy()
+
+
+@pytest.fixture
+def clustered(_clustered_once: AnnData) -> AnnData:
+    """``graphed`` with a short run of three clusters."""
+    return _clustered_once.copy()
+
+
+@pytest.fixture
+def short() -> dict[str, Any]:
+    """Options of a run where the labels do not matter."""
+    return dict(SHORT)
+
+
+FORMATS: dict[str, Callable[[np.ndarray], Any]] = {
+    "dense": np.ascontiguousarray,
+    "csr_matrix": sparse.csr_matrix,
+    "csc_matrix": sparse.csc_matrix,
+    "csr_array": sparse.csr_array,
+}
+
+
+@pytest.fixture(params=[(name, dtype) for name in FORMATS for dtype in ("float32", "int64")], ids="-".join)
+def as_format(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Turns a matrix into one of the formats and types that users have."""
+    name, dtype = request.param
+
+    def convert(matrix: Any) -> Any:
+        dense = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+        return FORMATS[name](dense.astype(dtype))
+
+    return convert
+
+
+@pytest.fixture
+def real_sets() -> Path:
+    if not REAL_SETS.is_dir():
+        pytest.skip(f"the development data are not at {REAL_SETS}")
+    return REAL_SETS
+
+
+def _same(a: Any, b: Any, where: str) -> None:
+    if isinstance(a, Mapping):
+        assert isinstance(b, Mapping), where
+        assert list(a) == list(b), f"{where}: {list(a)} != {list(b)}"
+        for key in a:
+            _same(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, pd.DataFrame):
+        pd.testing.assert_frame_equal(a, b, check_exact=True, obj=where)
+    elif sparse.issparse(a):
+        assert type(a) is type(b), where
+        assert a.dtype == b.dtype, where
+        assert a.shape == b.shape, where
+        for part in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(a, part), getattr(b, part), err_msg=where)
+    elif isinstance(a, np.ndarray):
+        assert isinstance(b, np.ndarray), where
+        assert a.dtype == b.dtype, where
+        np.testing.assert_array_equal(a, b, err_msg=where)
+    else:
+        assert type(a) is type(b), where
+        assert a == b, where
+
+
+def _parts(adata: AnnData) -> dict[str, Any]:
+    names = ("layers", "obsm", "varm", "obsp", "varp")
+    return {"X": adata.X, "obs": adata.obs, "var": adata.var, "uns": dict(adata.uns)} | {
+        name: {key: getattr(adata, name)[key] for key in getattr(adata, name)} for name in names
+    }
+
+
+@pytest.fixture
+def same() -> Callable[[Any, Any], None]:
+    """Fails unless two AnnData (or two parts of them) agree in every slot, type and bit."""
+
+    def check(a: Any, b: Any) -> None:
+        if isinstance(a, AnnData):
+            assert a.shape == b.shape
+            a, b = (_parts(x.copy() if x.is_view else x) for x in (a, b))  # parts of a view have types of their own
+        _same(a, b, "adata")
+
+    return check
+
+
+@pytest.fixture
+def unchanged(same: Callable[[Any, Any], None]) -> Callable[[AnnData], AbstractContextManager[None]]:
+    """A block after which an AnnData is bit for bit what it was before."""
+
+    @contextmanager
+    def block(adata: AnnData) -> Iterator[None]:
+        before, was_view = adata.copy(), adata.is_view
+        yield
+        assert adata.is_view == was_view
+        same(before, adata)
+
+    return block

@@ -1,0 +1,325 @@
+"""The ``sctag`` command on real files: what it writes and prints, and how it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from typer.testing import CliRunner
+
+import sctag_tools as sctag
+from sctag_tools.cli import app
+
+SHORT = ["--pretrain-epochs", "3", "--maxiter", "2", "--quiet"]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def data(blobs: AnnData) -> Path:
+    blobs.write_h5ad("blobs.h5ad")
+    return Path("blobs.h5ad")
+
+
+def _run(*arguments: object):
+    return CliRunner().invoke(app, ["run", *map(str, arguments)])
+
+
+def _succeeds(*arguments: object) -> str:
+    result = _run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "", result.stderr
+    return result.stdout
+
+
+def _fails(*arguments: object, status: int = 1) -> str:
+    """One line on stderr, no traceback, nothing on stdout, no file left behind."""
+    before = set(Path().rglob("*"))
+    result = _run(*arguments)
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    if status == 1:
+        assert result.stderr.startswith("Error: ")
+        assert result.stderr.count("\n") == 1, result.stderr
+    assert set(Path().rglob("*")) == before
+    return result.stderr
+
+
+def _check_files(path: str, n_obs: int = 150, key: str = "sctag") -> AnnData:
+    adata = anndata.read_h5ad(path)
+    assert adata.n_obs == n_obs
+    assert {key, f"{key}_confidence"} <= set(adata.obs)
+    assert {f"X_{key}", f"{key}_proba", f"X_{key}_umap", "X_pca"} <= set(adata.obsm)
+    assert "sctag_neighbors" in adata.uns
+    assert Path(path).with_suffix(".png").read_bytes().startswith(PNG)
+    return adata
+
+
+def test_main_job(data, blobs):
+    out = _succeeds(data, "--n-clusters", 3, *SHORT)
+    adata = _check_files("blobs_sctag.h5ad")
+    assert adata.obs["sctag"].cat.categories.tolist() == ["0", "1", "2"]
+    assert (adata.layers["counts"] != blobs.X).nnz == 0
+    assert adata.uns["sctag"]["params"]["counts"] == "counts"
+    assert "log1p" in adata.uns
+    assert 0 < adata.X.max() < 10
+    rows = [line.split() for line in out.splitlines()[:4]]
+    assert rows[0] == ["cluster", "cells", "share", "confidence"]
+    sizes = adata.obs["sctag"].value_counts()
+    assert [(row[0], int(row[1])) for row in rows[1:]] == [(name, sizes[name]) for name in "012"]
+    assert "blobs_sctag.h5ad" in out
+    assert "blobs_sctag.png" in out
+    assert "ARI" not in out
+    assert {path.name for path in Path().iterdir()} == {"blobs.h5ad", "blobs_sctag.h5ad", "blobs_sctag.png"}
+
+
+def test_both_spellings_mean_the_same(data, same):
+    hyphens = ["--highly-genes", 60, "--pretrain-epochs", 3, "--n-clusters", 3, "--n-neighbors", 8]
+    underscores = [str(part).replace("-", "_").replace("__", "--") for part in hyphens]
+    rest = ["--maxiter", 2, "--quiet", "--seed", 4]
+    _succeeds(data, *hyphens, "--label-key", "group", "--out", "a.h5ad", *rest)
+    _succeeds(data, *underscores, "--label_key", "group", "--out", "b.h5ad", *rest)
+    a, b = _check_files("a.h5ad"), _check_files("b.h5ad")
+    np.testing.assert_array_equal(a.obsm["X_sctag"], b.obsm["X_sctag"])
+    params = a.uns["sctag"]["params"]
+    expected = {"n_genes": 60, "pretrain_epochs": 3, "cluster_epochs": 2, "random_state": 4, "n_clusters_given": True}
+    assert expected.items() <= params.items()
+    assert a.uns["sctag_neighbors"]["params"]["n_neighbors"] == 8
+
+
+def test_epochs_overrule_early_stopping(data):
+    _succeeds(data, "--pretrain_epochs", 7, "--maxiter", 4, "--n-clusters", 3, "--quiet")
+    adata = anndata.read_h5ad("blobs_sctag.h5ad")
+    assert len(adata.uns["sctag"]["history"]["loss"]) == 7 + 4  # one step an epoch
+    assert not any("converged" in stop for stop in adata.uns["sctag"]["stop"].values())
+
+
+def test_scores_against_the_labels_that_are_named(data):
+    out = _succeeds(data, "--label-key", "group", "--n-clusters", 3, *SHORT)
+    adata = anndata.read_h5ad("blobs_sctag.h5ad")
+    expected = sctag.metrics.score(adata, "group")
+    line = next(line for line in out.splitlines() if line.startswith("ACC"))
+    assert line.split() == ["ACC", f"{expected['ACC']:.4f}", "NMI", f"{expected['NMI']:.4f}", "ARI",
+                            f"{expected['ARI']:.4f}"]  # fmt: skip
+
+
+def test_k_is_never_read_from_labels(data, blobs):
+    """The same clusters whatever the labels are, and whether they are named or not."""
+    results = []
+    for n_labels in (2, 9):
+        blobs.obs["cell_type1"] = [f"t{i % n_labels}" for i in range(150)]
+        blobs.obs["cell_type1"] = blobs.obs["cell_type1"].astype("category")
+        blobs.write_h5ad(f"labels{n_labels}.h5ad")
+        _succeeds(f"labels{n_labels}.h5ad", "--label-key", "cell_type1", *SHORT)
+        results.append(anndata.read_h5ad(f"labels{n_labels}_sctag.h5ad"))
+    _succeeds(data, *SHORT)
+    results.append(anndata.read_h5ad("blobs_sctag.h5ad"))
+    for adata in results:
+        assert not adata.uns["sctag"]["params"]["n_clusters_given"]
+        np.testing.assert_array_equal(adata.obs["sctag"], results[0].obs["sctag"])
+
+
+def test_out_and_key(data):
+    Path("folder").mkdir()
+    _succeeds(data, "--out", "folder/mine.h5ad", "--key", "mine", "--n-clusters", 2, *SHORT)
+    adata = _check_files("folder/mine.h5ad", key="mine")
+    assert "sctag" not in adata.obs
+    assert not Path("blobs_sctag.h5ad").exists()
+
+
+def test_input_is_not_touched(data):
+    before = data.read_bytes()
+    _succeeds(data, "--n-clusters", 2, *SHORT)
+    assert data.read_bytes() == before
+
+
+def test_dots_in_the_name_are_kept(blobs):
+    """Else sample.1 and sample.2 would overwrite each other's results."""
+    blobs.write_h5ad("sample.1.h5ad")
+    _succeeds("sample.1.h5ad", "--n-clusters", 2, *SHORT)
+    _check_files("sample.1_sctag.h5ad")
+
+
+def test_without_data_the_bundled_set(same):
+    out = _succeeds("--n-clusters", 4, "--highly-genes", 100, "--pretrain-epochs", 1, "--maxiter", 1, "--quiet")
+    adata = _check_files("pbmc68k_reduced_sctag.h5ad", n_obs=700)
+    assert "ACC" in out
+    assert "ARI" in out
+    assert "bulk_labels" in adata.obs
+
+
+# --- layouts and labels ---
+
+
+def _write_original(path: str, blobs: AnnData, *, labels: bool = True, dense: bool = False) -> None:
+    with h5py.File(path, "w") as file:
+        if dense:
+            file["exprs"] = blobs.X.toarray()
+        else:
+            group = file.create_group("exprs")
+            for name in ("data", "indices", "indptr"):
+                group[name] = getattr(blobs.X, name)
+            group["shape"] = np.array(blobs.shape)
+        file["obs_names"] = blobs.obs_names.to_numpy().astype("S")
+        file["var_names"] = blobs.var_names.to_numpy().astype("S")
+        file.create_group("var")
+        obs = file.create_group("obs")
+        if labels:
+            obs["cell_type1"] = blobs.obs["group"].to_numpy().astype("S")
+        file.create_group("uns")["dataset_name"] = np.bytes_("blobs")
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_original_layout_is_scored_by_default(blobs, dense):
+    _write_original("blobs.h5", blobs, dense=dense)
+    out = _succeeds("blobs.h5", "--n-clusters", 3, *SHORT)
+    assert "ARI" in out
+    adata = _check_files("blobs_sctag.h5ad")
+    assert adata.obs_names.tolist() == blobs.obs_names.tolist()
+
+
+def test_original_layout_needs_no_labels(blobs):
+    _write_original("blobs.h5", blobs, labels=False)
+    assert "ARI" not in _succeeds("blobs.h5", *SHORT)
+    _check_files("blobs_sctag.h5ad")
+
+
+def test_labels_of_other_layouts_are_not_scored_unasked(blobs):
+    blobs.obs["cell_type1"] = blobs.obs["bulk_labels"] = blobs.obs["group"]
+    blobs.write_h5ad("blobs.h5ad")
+    assert "ARI" not in _succeeds("blobs.h5ad", "--n-clusters", 3, *SHORT)
+
+
+def test_plain_x_y_layout(blobs):
+    with h5py.File("plain.h5", "w") as file:
+        file["X"] = blobs.X.toarray()
+        file["Y"] = blobs.obs["group"].cat.codes.to_numpy()
+    assert "ARI" in _succeeds("plain.h5", "--label-key", "Y", "--n-clusters", 3, *SHORT)
+    _check_files("plain_sctag.h5ad")
+
+
+def test_counts_in_a_layer(blobs):
+    blobs.layers["raw"] = blobs.X.copy()
+    sc.pp.normalize_total(blobs, target_sum=1e4)
+    sc.pp.log1p(blobs)
+    blobs.write_h5ad("logged.h5ad")
+    assert "layer" in _fails("logged.h5ad", *SHORT)
+    out = _run("logged.h5ad", "--layer", "raw", "--n-clusters", 3, *SHORT)
+    assert out.exit_code == 0, out.output
+    adata = _check_files("logged_sctag.h5ad")
+    assert (adata.layers["counts"] != blobs.layers["raw"]).nnz == 0
+    np.testing.assert_allclose(adata.X.toarray(), blobs.X.toarray(), rtol=1e-5)
+    assert "already log-transformed" not in out.output
+
+
+def test_cells_without_counts_are_left_out_and_said(blobs):
+    x = blobs.X.toarray()
+    x[[3, 77]] = 0
+    blobs.X = x
+    blobs.write_h5ad("holes.h5ad")
+    result = _run("holes.h5ad", "--n-clusters", 3, *SHORT)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "Warning: 2 cells without any count are left out.\n"
+    _check_files("holes_sctag.h5ad", n_obs=148)
+
+
+def test_result_can_be_run_again(data):
+    _succeeds(data, "--n-clusters", 3, "--out", "first.h5ad", *SHORT)
+    result = _run("first.h5ad", "--n-clusters", 2, "--key", "second", "--out", "second.h5ad", *SHORT)
+    assert result.exit_code == 0, result.output
+    assert {"sctag", "second"} <= set(_check_files("second.h5ad", key="second").obs)
+
+
+# --- failures ---
+
+
+def test_missing_file():
+    assert "nowhere.h5ad does not exist" in _fails("nowhere.h5ad")
+
+
+def test_foreign_file():
+    Path("picture.png").write_bytes(PNG + bytes(100))
+    assert "picture.png is in none of the readable formats" in _fails("picture.png")
+
+
+def test_damaged_file(data):
+    data.write_bytes(data.read_bytes()[:2000])
+    assert "blobs.h5ad" in _fails(data)
+
+
+def test_h5_without_exprs(blobs):
+    with h5py.File("odd.h5", "w") as file:
+        file["matrix_of_mine"] = blobs.X.toarray()
+    error = _fails("odd.h5")
+    assert "'matrix_of_mine'" in error
+    assert "expected 'exprs'" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--label-key", "none"], "--label-key 'none' is no column of obs; there are ['group']"),
+        (["--n-clusters", 151], "n_clusters=151 exceeds the 150 cells"),
+        (["--n-clusters", 0], "n_clusters must be at least 1"),
+        (["--n-neighbors", 1], "n_neighbors must be at least 2"),
+        (["--layer", "none"], "layer='none' is not in adata.layers"),
+        (["--out", "result.csv"], "--out must end in .h5ad"),
+        (["--out", "nowhere/result.h5ad"], "folder of --out does not exist"),
+        (["--accelerator", "tpu"], "accelerator must be one of"),
+        (["--pretrain-epochs", -1], "pretrain_epochs must be at least 0"),
+        (["--key", ""], "key_added must be a non-empty string"),
+        (["--key", "sctag_neighbors"], "sctag_neighbors"),
+    ],
+    ids=str,
+)
+def test_wrong_options(data, options, match):
+    assert match in _fails(data, *options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--n-clusters", "three"],
+        ["--maxiter", "1.5"],
+        ["--highly-genes", "0"],
+        ["--nonsense"],
+        ["--seed", "x"],
+        ["--seed", "-1"],
+    ],
+    ids=str,
+)
+def test_wrong_types_are_usage_errors(data, options):
+    assert options[0] in _fails(data, *options, status=2)
+
+
+@pytest.mark.parametrize(("value", "match"), [(-1.0, "negative values"), (np.nan, "NaN or infinite")])
+def test_impossible_counts(blobs, value, match):
+    blobs.X.data[5] = value
+    blobs.write_h5ad("bad.h5ad")
+    assert match in _fails("bad.h5ad", *SHORT)
+
+
+def test_one_cell(blobs):
+    blobs[:1].copy().write_h5ad("one.h5ad")
+    assert "at least 2 cells" in _fails("one.h5ad")
+
+
+def test_help_and_version():
+    result = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    for option in ("--highly-genes", "--highly_genes", "--pretrain-epochs", "--maxiter", "--n-clusters", "--label-key",
+                   "--seed", "--key", "--out"):  # fmt: skip
+        assert option in result.stdout
+    from importlib.metadata import version
+
+    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == version("sctag-tools")
