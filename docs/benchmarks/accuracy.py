@@ -10,6 +10,7 @@ already are not run again. `--summary` prints the tables of the CSV instead of r
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import time
 from pathlib import Path
@@ -39,26 +40,21 @@ def prepare(path: Path, seed: int) -> tuple[ad.AnnData, pd.Series]:
     return adata, labels
 
 
-def run(path: Path, seed: int) -> list[dict[str, object]]:
-    """Both runs of one set and seed: number of clusters given, and not given."""
+def run(path: Path, seed: int, *, k_given: bool) -> dict[str, object]:
+    """One default run, scored when it has finished."""
     adata, labels = prepare(path, seed)
     k_true = labels.nunique()
-    rows = []
-    for k_given in (True, False):
-        start = time.process_time()
-        sctag.pp.build_graph(adata, random_state=seed)
-        sctag.tl.sctag(adata, k_true if k_given else None, random_state=seed, progress_bar=False)
-        cpu = time.process_time() - start
-        adata.obs[LABELS] = labels
-        scores = sctag.metrics.score(adata, LABELS)
-        del adata.obs[LABELS]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        found = adata.obs["sctag"].nunique()
-        rows.append({
-            "set": path.stem, "k_given": k_given, "seed": seed, "k_true": k_true, "k_found": found,
-            **{name: round(value, 4) for name, value in scores.items()}, "cpu_s": round(cpu, 1), "peak_mb": round(peak),
-        })  # fmt: skip
-    return rows
+    start = time.process_time()
+    sctag.pp.build_graph(adata, random_state=seed)
+    sctag.tl.sctag(adata, k_true if k_given else None, random_state=seed, progress_bar=False)
+    cpu = time.process_time() - start
+    adata.obs[LABELS] = labels
+    scores = {name: round(value, 4) for name, value in sctag.metrics.score(adata, LABELS).items()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "set": path.stem, "k_given": k_given, "seed": seed, "k_true": k_true, "k_found": adata.obs["sctag"].nunique(),
+        **scores, "cpu_s": round(cpu, 1), "peak_mb": round(peak),
+    }  # fmt: skip
 
 
 def summary(results: pd.DataFrame) -> str:
@@ -89,13 +85,13 @@ def main() -> None:
     if options.summary:
         print(summary(done))
         return
-    known = set(zip(done["set"], done["seed"], strict=True))
-    for seed in range(options.seeds):
-        for path in sorted(options.folder.glob("*.h5ad")):
-            if (path.stem, seed) not in known:
-                rows = pd.DataFrame(run(path, seed), columns=COLUMNS)
-                rows.to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
-                print(rows.to_string(index=False, header=False), flush=True)
+    known = set(zip(done["set"], done["k_given"], done["seed"], strict=True))
+    paths = sorted(options.folder.glob("*.h5ad"))
+    for k_given, seed, path in itertools.product((True, False), range(options.seeds), paths):
+        if (path.stem, k_given, seed) not in known:
+            row = pd.DataFrame([run(path, seed, k_given=k_given)], columns=COLUMNS)
+            row.to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
+            print(row.to_string(index=False, header=False), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from .data import CellData
+from .inputs import canonical_order
 from .model import ScTAGNet
 from .partition import centroids_of, choose_n_clusters, kmeans
 from .train import Trainer, resolve_accelerator
@@ -76,8 +77,12 @@ def fit(
     n_clusters
         Number of clusters, or None to have it chosen.
     random_state
-        Seeds every draw; the global random states are left as they were.
+        Seeds every draw; the global random states are left as they were. Equal seeds give equal results whatever the
+        order of the cells, up to rounding.
     """
+    # The order that the cells came in must not matter.
+    order = canonical_order(counts, totals)
+    counts, totals, weights = counts[order], totals[order], weights[order][:, order]
     fabric = Fabric(accelerator=resolve_accelerator(accelerator), devices=1)
     rng = np.random.default_rng(random_state)
     stage = _Stages()
@@ -98,6 +103,8 @@ def fit(
             stops["clustering"] = trainer.cluster(*centroids_of(latent, start))
             proba = trainer.assignment().cpu().numpy()
             latent = trainer.latent().cpu().numpy()
+    back = np.argsort(order)
+    latent, proba = np.ascontiguousarray(latent[back]), proba[back]
     proba, labels = _by_size(proba)
     history = {name: np.array(values) for name, values in trainer.history.items()}
     return Fit(latent, proba, labels, history, curve, stops, stage.seconds, str(fabric.device))

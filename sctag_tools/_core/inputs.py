@@ -34,3 +34,14 @@ def scaled_expression(counts: sparse.csr_matrix, totals: NDArray[np.floating]) -
     x /= np.where(spread > 1e-6, spread, np.inf)
     np.clip(x, -_CLIP, _CLIP, out=x)
     return x
+
+
+def canonical_order(counts: sparse.csr_matrix, totals: NDArray[np.floating]) -> NDArray[np.int64]:
+    """An order of the cells that depends on their counts alone, (n_cells,) row indices.
+
+    Training in this order makes a run independent of the order that the cells came in. Cells are sorted by their
+    total and by a fixed random projection of their counts; only cells with equal counts are tied.
+    """
+    counts = counts.sorted_indices()
+    projection = counts @ np.random.default_rng(0).normal(size=counts.shape[1])
+    return np.lexsort((projection, totals)).astype(np.int64)
