@@ -67,6 +67,9 @@ def run(
     highly_genes: Annotated[
         int, typer.Option("--highly-genes", "--highly_genes", min=1, help="Highly variable genes to use.")
     ] = 2000,
+    preset: Annotated[
+        str, typer.Option(help="default; reference (the published code as it runs) or paper (without its defects).")
+    ] = "default",
     n_neighbors: Annotated[
         int, typer.Option("--n-neighbors", "--n_neighbors", help="Neighbours in the cell graph, a cell counted as one.")
     ] = 15,
@@ -98,8 +101,8 @@ def run(
         label_key = _labels(adata, label_key, usual_labels)
         _preprocess(adata, highly_genes, layer, seed)
         _cluster(
-            adata, n_neighbors, n_clusters=n_clusters, pretrain_epochs=pretrain_epochs, cluster_epochs=maxiter,
-            accelerator=accelerator, random_state=seed, key_added=key, progress_bar=not quiet,
+            adata, n_neighbors, highly_genes, preset=preset, n_clusters=n_clusters, pretrain_epochs=pretrain_epochs,
+            cluster_epochs=maxiter, accelerator=accelerator, random_state=seed, key_added=key, progress_bar=not quiet,
         )  # fmt: skip
         _draw(adata, key, label_key, target.with_suffix(".png"))
         adata.write_h5ad(target)
@@ -187,11 +190,15 @@ def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, seed: int)
     sc.pp.pca(adata, n_comps=max(1, min(50, adata.n_obs - 1, n_genes - 1)), random_state=seed)
 
 
-def _cluster(adata: AnnData, n_neighbors: int, **options: Any) -> None:
-    from .pp import build_graph
+def _cluster(adata: AnnData, n_neighbors: int, highly_genes: int, **options: Any) -> None:
+    from .pp import build_graph, recipe_published
     from .tl import sctag
 
-    build_graph(adata, n_neighbors, random_state=options["random_state"])
+    seed, use_rep = options["random_state"], None
+    if options["preset"] != "default":
+        recipe_published(adata, layer="counts", n_top_genes=highly_genes, random_state=seed)
+        use_rep, options["n_top_genes"] = "X_pca_published", highly_genes
+    build_graph(adata, n_neighbors, use_rep=use_rep, random_state=seed)
     sctag(adata, layer="counts", **options)
 
 

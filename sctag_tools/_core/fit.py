@@ -41,7 +41,7 @@ class Fit:
 
 
 @dataclass
-class _Stages:
+class Stages:
     """Wall seconds of each stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -85,8 +85,8 @@ def fit(
     counts, totals, weights = counts[order], totals[order], weights[order][:, order]
     fabric = Fabric(accelerator=resolve_accelerator(accelerator), devices=1)
     rng = np.random.default_rng(random_state)
-    stage = _Stages()
-    with _own_torch_seed(random_state, fabric.device):
+    stage = Stages()
+    with own_torch_seed(random_state, fabric.device):
         with stage("hop features"):
             data = CellData(counts, totals, weights, config.n_hops)
             net = ScTAGNet(config, data.log_mean_counts())
@@ -105,13 +105,13 @@ def fit(
             latent = trainer.latent().cpu().numpy()
     back = np.argsort(order)
     latent, proba = np.ascontiguousarray(latent[back]), proba[back]
-    proba, labels = _by_size(proba)
+    proba, labels = by_size(proba)
     history = {name: np.array(values) for name, values in trainer.history.items()}
     return Fit(latent, proba, labels, history, curve, stops, stage.seconds, str(fabric.device))
 
 
 @contextmanager
-def _own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
+def own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators for the block and put the user's random states back after it, whatever happens."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -119,7 +119,7 @@ def _own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _by_size(proba: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def by_size(proba: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Columns reordered so that cluster 0 has the most cells; a cluster that no cell prefers is dropped."""
     labels = proba.argmax(axis=1)
     sizes = np.bincount(labels, minlength=proba.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from .. import _logging as logg
@@ -82,7 +83,9 @@ def _umap(adata: AnnData, key: str) -> Any:
     work = AnnData(obs=adata.obs[[]], obsm={"latent": adata.obsm[f"X_{key}"]})
     seed = int(adata.uns[key]["params"]["random_state"])
     build_graph(work, min(15, work.n_obs), use_rep="latent", random_state=seed)
-    with kept_thread_counts():
+    with kept_thread_counts(), warnings.catch_warnings():
+        # a latent in separate islands is no cause for concern, UMAP lays out each of them
+        warnings.filterwarnings("ignore", "Graph is not fully connected")
         sc.tl.umap(work, neighbors_key="sctag_neighbors", random_state=seed)
     logg.info("    finished", time=start, deep=f"added\n    'X_{key}_umap', UMAP of the latent (adata.obsm)")
     return work.obsm["X_umap"]

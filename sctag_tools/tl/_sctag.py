@@ -23,7 +23,9 @@ from .._adata import (
 )
 from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
 from .._core.config import Config
-from .._types import Accelerator
+from .._published_recipe import N_TOP_GENES
+from .._types import Accelerator, Preset
+from ._preset import check_preset, fit_preset
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,9 +41,11 @@ def sctag(
     adata: AnnData,
     n_clusters: int | None = None,
     *,
+    preset: Preset = "default",
     layer: str | None = None,
     mask_var: NDArray[np.bool_] | str | Default | None = DEFAULT,
     neighbors_key: str = "sctag_neighbors",
+    n_top_genes: int = N_TOP_GENES,
     n_hops: int = Config.n_hops,
     n_hidden: int = Config.n_hidden,
     n_latent: int = Config.n_latent,
@@ -75,6 +79,11 @@ def sctag(
     n_clusters
         Number of clusters; by default chosen by the Bayesian information criterion of mixtures of the latent. Labels
         are never used.
+    preset
+        ``"default"``; ``"reference"``, the published code as it really runs; or ``"paper"``, the same method without
+        the code's defects. The latter two train on all cells at once, take the edges of the graph's ``distances``,
+        need ``n_clusters``, and fix every option but the epochs (1000 and 300). Their graph is built on
+        :func:`sctag_tools.pp.recipe_published`.
     layer
         Layer with the raw counts, (n_obs, n_vars), dense or sparse. By default X if it holds counts, else
         ``layers["counts"]`` if that does.
@@ -84,6 +93,8 @@ def sctag(
     neighbors_key
         Which graph of ``adata.uns`` to convolve over; its ``connectivities`` are used. Any graph in scanpy's layout
         will do.
+    n_top_genes
+        Of the presets ``"reference"`` and ``"paper"`` alone: highly variable genes that they choose themselves.
     n_hops
         Largest distance in the graph that the encoder reads (the paper's K); 0 ignores the graph.
     n_hidden, n_latent
@@ -165,34 +176,38 @@ def sctag(
         pretrain_epochs=pretrain_epochs,
         cluster_epochs=cluster_epochs,
     )
+    check_choice("preset", preset, get_args(Preset))
+    if preset != "default":
+        check_preset(preset, config, n_clusters, n_top_genes, mask_var)
     _check_options(n_clusters, adata.n_obs, accelerator, random_state, key_added, neighbors_key)
     for name, flag in {"check_values": check_values, "progress_bar": progress_bar, "copy": copy}.items():
         check_flag(name, flag)
     require_own_key(adata, key_added)
-    weights = _graph_of(adata, neighbors_key)
-    genes, mask_name = select_genes(adata, mask_var)
+    published = preset != "default"
+    weights = _graph_of(adata, neighbors_key, "distances" if published else "connectivities")
+    genes, mask_name = (None, "recipe_published") if published else select_genes(adata, mask_var)
     counts, source = find_counts(adata, layer, check_values=check_values)
     totals = _totals(counts, genes)
     adata = working_copy(adata, copy=copy)
 
-    from .._core.fit import fit  # torch and PyG load here
-
     start = logg.info("clustering with scTAG")
-    result = fit(
-        counts[:, genes],
-        totals,
-        weights,
-        n_clusters,
-        config,
-        random_state=random_state,
-        accelerator=accelerator,
-        progress=progress_bar and logg.verbosity() > 0,
-    )
+    training: dict[str, Any] = {
+        "random_state": random_state,
+        "accelerator": accelerator,
+        "progress": progress_bar and logg.verbosity() > 0,
+    }
+    if genes is None:
+        result, genes = fit_preset(counts, weights, n_clusters, preset, config, n_top_genes, **training)
+    else:
+        from .._core.fit import fit  # torch and PyG load here
+
+        result = fit(counts[:, genes], totals, weights, n_clusters, config, **training)
     found = result.proba.shape[1]
     if n_clusters is not None and found < n_clusters:
         msg = f"n_clusters={n_clusters} were asked for, but only {found} hold a cell; the others are left out."
         warnings.warn(msg, UserWarning, stacklevel=2)
     params = {
+        "preset": preset,
         "n_clusters": found,
         "n_clusters_given": n_clusters is not None,
         "counts": source,
@@ -201,7 +216,7 @@ def sctag(
         "neighbors_key": neighbors_key,
         "random_state": int(random_state),
         "accelerator": accelerator,
-        **{name: value for name, value in asdict(config).items() if value is not None},
+        **({} if published else {name: value for name, value in asdict(config).items() if value is not None}),
     }
     _write(adata, key_added, result, params)
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
@@ -235,9 +250,9 @@ def _check_options(
         raise ValueError(msg)
 
 
-def _graph_of(adata: AnnData, neighbors_key: str) -> sparse.csr_matrix:
-    """The (n_obs, n_obs) connectivities that ``neighbors_key`` names."""
-    name = adata.uns.get(neighbors_key, {}).get("connectivities_key")
+def _graph_of(adata: AnnData, neighbors_key: str, what: str) -> sparse.csr_matrix:
+    """The (n_obs, n_obs) connectivities or distances that ``neighbors_key`` names."""
+    name = adata.uns.get(neighbors_key, {}).get(f"{what}_key")
     if name not in adata.obsp:
         msg = (
             f"There is no graph adata.uns[{neighbors_key!r}]. Run `sctag.pp.build_graph(adata)` first, or name one "
@@ -251,7 +266,7 @@ def _graph_of(adata: AnnData, neighbors_key: str) -> sparse.csr_matrix:
     return weights
 
 
-def _totals(counts: sparse.csr_matrix, genes: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _totals(counts: sparse.csr_matrix, genes: NDArray[np.bool_] | None) -> NDArray[np.float64]:
     """Total count of each cell over all genes; cells without any cannot be placed."""
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     empty = np.flatnonzero(totals <= 0)
@@ -261,6 +276,8 @@ def _totals(counts: sparse.csr_matrix, genes: NDArray[np.bool_]) -> NDArray[np.f
             "run `sc.pp.filter_cells(adata, min_counts=1)` on the raw counts first."
         )
         raise ValueError(msg)
+    if genes is None:
+        return totals
     unseen = np.flatnonzero(np.asarray(counts[:, genes].sum(axis=1)).ravel() <= 0)
     if len(unseen):
         msg = f"{len(unseen)} cells have no counts in the chosen genes; their place rests on their neighbours alone."

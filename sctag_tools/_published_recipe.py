@@ -1,0 +1,82 @@
+"""The inputs of the published method from raw counts, as its preprocessing on scanpy 1.4.4 gave them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from ._threads import kept_thread_counts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+N_TOP_GENES = 500
+N_NEIGHBORS = 15
+_N_PCS = 50
+# scikit-learn chose the exact solver up to here when the original was written; later versions draw the line elsewhere.
+_EXACT_PCA_UP_TO = 500
+
+
+@dataclass(frozen=True)
+class PublishedInputs:
+    """What the network and the graph are made from; rows are the cells kept, columns the genes kept."""
+
+    x: NDArray[np.float32]  # (n_kept, n_top) scaled log-expression, not clipped
+    genes: NDArray[np.bool_]  # (n_genes,) the highly variable genes
+    cells: NDArray[np.bool_]  # (n_cells,) cells with a count in a gene that was kept
+    size_factors: NDArray[np.float32]  # (n_kept,) total count over the median cell's
+    pca: NDArray[np.float32]  # (n_kept, n_pcs)
+
+
+def published_inputs(
+    counts: sparse.csr_matrix, random_state: int, *, n_top_genes: int = N_TOP_GENES
+) -> PublishedInputs:
+    """Preprocess raw counts (n_cells, n_genes) as the published code does; ``counts`` is left as it is.
+
+    Counts are rounded up, empty genes and then empty cells dropped, cells scaled to the median total, log1p taken,
+    the ``n_top_genes`` genes of the highest normalised dispersion ("seurat" flavour) kept and scaled to zero mean and
+    unit variance. Where the original's labels fell out of step with its cells, ``cells`` tells which were dropped.
+    Values agree with one stored original run to the last digit, and so do all neighbours found in ``pca``.
+    """
+    with kept_thread_counts():
+        return _inputs(counts, random_state, n_top_genes)
+
+
+def _inputs(counts: sparse.csr_matrix, random_state: int, n_top_genes: int) -> PublishedInputs:
+    import scanpy as sc
+    from anndata import AnnData
+
+    adata = AnnData(sparse.csr_matrix(sparse.csr_matrix(counts).ceil(), dtype=np.float32))
+    genes, _ = sc.pp.filter_genes(adata, min_counts=1, inplace=False)
+    cells, _ = sc.pp.filter_cells(adata[:, genes], min_counts=1, inplace=False)
+    adata = adata[cells, genes].copy()
+    if min(adata.shape) < 2:
+        msg = f"Too little is left without empty cells and genes: {adata.n_obs} cells, {adata.n_vars} genes."
+        raise ValueError(msg)
+    totals = np.asarray(adata.X.sum(axis=1)).ravel()
+    size_factors = np.asarray(totals / np.median(totals), dtype=np.float32)
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    n_top_genes = min(n_top_genes, adata.n_vars)
+    sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes, flavor="seurat")
+    variable = adata.var["highly_variable"].to_numpy()
+    genes[np.flatnonzero(genes)] = variable
+    x = sc.pp.scale(adata.X[:, variable].toarray())  # dense, as there: the sparse path rounds otherwise
+    return PublishedInputs(x, genes, cells, size_factors, _principal_components(x, random_state))
+
+
+def _principal_components(x: NDArray[np.float32], random_state: int) -> NDArray[np.float32]:
+    """(n_cells, 50) principal components, fewer of small data, by the solver that scikit-learn chose at the time.
+
+    Above 500 cells it is the randomised one with few iterations, which is why the graph, and with it the spectral
+    start, depends on the seed.
+    """
+    from sklearn.decomposition import PCA
+
+    n_pcs = min(_N_PCS, *x.shape)
+    exact = max(x.shape) <= _EXACT_PCA_UP_TO or n_pcs >= 0.8 * min(x.shape)
+    solver = "full" if exact else "randomized"
+    return np.asarray(PCA(n_pcs, svd_solver=solver, random_state=random_state).fit_transform(x), dtype=np.float32)
