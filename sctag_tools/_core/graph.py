@@ -6,36 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
-from scipy.spatial.distance import cdist
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-_FAINT = 1e-3  # weight of an edge that joins two pieces of the graph
-
-
-def join_components(weights: sparse.csr_matrix, x: NDArray[np.floating]) -> sparse.csr_matrix:
-    """The (n, n) symmetric graph with its pieces joined by single faint edges; unchanged if it is in one piece.
-
-    The edges follow the minimum spanning tree of the pieces' centres in ``x`` (n, d) and run between near cells.
-    scanpy's PAGA cannot take groups without any edge between them, and perfect clusters are such groups.
-    """
-    n_parts, part = connected_components(weights, directed=False)
-    if n_parts == 1:
-        return weights
-    members = [np.flatnonzero(part == index) for index in range(n_parts)]
-    centres = np.stack([x[cells].mean(axis=0) for cells in members])
-    tree = minimum_spanning_tree(cdist(centres, centres) + 1).tocoo()  # + 1: a distance of zero would be no edge
-    ends = []
-    for one, other in zip(tree.row, tree.col, strict=True):
-        left = members[one][cdist(x[members[one]], centres[other, None]).argmin()]
-        right = members[other][cdist(x[members[other]], x[left, None]).argmin()]
-        ends.append((left, right))
-    rows, columns = np.array(ends).T
-    faint = sparse.csr_matrix((np.full(len(ends), _FAINT, dtype=np.float32), (rows, columns)), shape=weights.shape)
-    return sparse.csr_matrix(weights + faint + faint.T)
 
 
 def normalise_adjacency(weights: sparse.spmatrix | sparse.sparray) -> sparse.csr_matrix:

@@ -11,8 +11,7 @@ from scipy import sparse
 from .. import _logging as logg
 from .._adata import holds_counts, require_anndata, require_in_memory, values, working_copy, writing
 from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
-from .._core.graph import join_components
-from .._core.neighbors import Neighbors, find_neighbors
+from .._core.neighbors import Neighbors, find_neighbors, join_pieces
 from .._threads import kept_thread_counts
 from .._types import Metric
 
@@ -72,11 +71,11 @@ def build_graph(
     ``None``, or the copy if ``copy=True``. Writes:
 
     `adata.obsp['sctag_neighbors_distances' | key_added]` : :class:`scipy.sparse.csr_matrix` (float32)
-        (n_obs, n_obs); distances to the ``n_neighbors - 1`` nearest others of each row, not symmetric.
+        (n_obs, n_obs); distances to the ``n_neighbors - 1`` nearest others of each row, not symmetric. Where the graph
+        would be in pieces, single cells have their farthest neighbour replaced by the nearest cell of another piece,
+        since :func:`scanpy.tl.paga` fails on groups without any edge between them.
     `adata.obsp['sctag_neighbors_connectivities' | key_added]` : :class:`scipy.sparse.csr_matrix` (float32)
-        (n_obs, n_obs); UMAP's fuzzy weights in (0, 1], symmetric, no diagonal (McInnes et al. 2018). A graph in several
-        pieces is joined by single edges of weight 0.001, since :func:`scanpy.tl.paga` fails on groups without any
-        edge between them.
+        (n_obs, n_obs); UMAP's fuzzy weights in (0, 1], symmetric, no diagonal (McInnes et al. 2018).
     `adata.uns['sctag_neighbors' | key_added]` : :class:`dict`
         Names of the two matrices, and ``params``.
     `adata.obsm['X_pca']`, `adata.varm['PCs']`, `adata.uns['pca']`
@@ -116,17 +115,17 @@ def build_graph(
         pca = _missing_pca(adata, use_rep, n_pcs, random_state)
         x, params = _representation(adata if pca is None else pca, use_rep, n_pcs)
         found = find_neighbors(x, n_neighbors, metric=metric, random_state=random_state, exact=exact)
+        found = join_pieces(found, x, metric=metric)
         graph = _connect(found, metric=metric, random_state=random_state, key_added=key_added)
     key = "neighbors" if key_added is None else key_added
 
     names = graph.uns[key]
-    weights = join_components(graph.obsp[names["connectivities_key"]], x)
     with writing():
         if pca is not None:
             adata.obsm["X_pca"], adata.varm["PCs"] = pca.obsm["X_pca"], pca.varm["PCs"]
             adata.uns["pca"] = pca.uns["pca"]
         adata.obsp[names["distances_key"]] = _distances(found)
-        adata.obsp[names["connectivities_key"]] = weights
+        adata.obsp[names["connectivities_key"]] = graph.obsp[names["connectivities_key"]]
         adata.uns[key] = {**names, "params": {**names["params"], **params}}
     logg.info(
         "    finished",

@@ -10,7 +10,6 @@ from torch_geometric.nn import TAGConv
 
 from sctag_tools._core.graph import (
     hop_blocks,
-    join_components,
     normalise_adjacency,
     sample_neighbors,
     subgraph_targets,
@@ -122,25 +121,3 @@ def test_subgraph_targets_are_rows_of_the_graph_scaled_to_one():
     found = subgraph_targets(graph, rows)
     np.testing.assert_allclose(found[totals > 0], expected[totals > 0] / totals[totals > 0, None], rtol=1e-6)
     assert (found[totals == 0] == 0).all()
-
-
-def test_pieces_are_joined_by_single_faint_edges_between_near_cells():
-    x = np.array([[0.0], [1.0], [5.0], [6.0], [20.0], [21.0]])
-    pairs = sparse.csr_matrix(np.kron(np.eye(3), [[0, 1], [1, 0]]).astype(np.float32))
-    joined = join_components(pairs, x)
-    assert sparse.csgraph.connected_components(joined)[0] == 1
-    added = (joined - pairs).toarray()
-    np.testing.assert_array_equal(added, added.T)
-    assert set(zip(*np.nonzero(np.triu(added)), strict=True)) == {(1, 2), (3, 4)}
-    assert added.max() == pytest.approx(1e-3)
-    assert joined.dtype == np.float32
-
-
-def test_pieces_of_identical_cells_are_joined_too():
-    pairs = sparse.csr_matrix(np.kron(np.eye(3), [[0, 1], [1, 0]]).astype(np.float32))
-    assert sparse.csgraph.connected_components(join_components(pairs, np.zeros((6, 2))))[0] == 1
-
-
-def test_a_graph_in_one_piece_is_left_alone():
-    ring = sparse.csr_matrix(np.roll(np.eye(5, dtype=np.float32), 1, axis=0) + np.roll(np.eye(5), -1, axis=0))
-    assert join_components(ring, np.zeros((5, 1))) is ring

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from sctag_tools._core.neighbors import Neighbors, find_neighbors
+from sctag_tools._core.neighbors import Neighbors, find_neighbors, join_pieces
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,40 @@ def test_impossible_numbers_of_neighbors_are_refused(points, n_neighbors):
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="differ in shape"):
         Neighbors(np.zeros((3, 2), np.int64), np.zeros((3, 1), np.float32))
+
+
+def pieces(found):
+    n, k = found.indices.shape
+    graph = sparse.csr_matrix((np.ones(n * k), found.indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+    return connected_components(graph, directed=False)[0]
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "manhattan"])
+def test_pieces_are_joined_by_the_nearest_cells(metric):
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(20, 3)) + 50 * np.eye(3)[i] for i in range(3)]).astype(np.float32)
+    found = find_neighbors(points, 5, metric=metric, random_state=0)
+    joined = join_pieces(found, points, metric=metric)
+    assert (pieces(found), pieces(joined)) == (3, 1)
+    changed = np.argwhere(joined.indices != found.indices)
+    assert len(changed) == 2  # a tree of three pieces
+    for row, column in changed:
+        assert column == 4  # the farthest neighbour gave way
+        other = joined.indices[row, column]
+        distance = cdist(points[[row]], points[[other]], "cityblock" if metric == "manhattan" else metric).item()
+        assert joined.distances[row, column] == pytest.approx(distance, rel=1e-4)
+        assert row // 20 != other // 20
+
+
+def test_pieces_of_identical_cells_are_joined_too():
+    points = np.zeros((12, 2), np.float32)
+    found = Neighbors(np.array([[i // 4 * 4 + (i + j) % 4 for j in range(4)] for i in range(12)]), np.zeros((12, 4)))
+    assert (pieces(found), pieces(join_pieces(found, points, metric="euclidean"))) == (3, 1)
+
+
+def test_a_graph_in_one_piece_is_left_alone(points):
+    found = find_neighbors(points, 15, metric="euclidean", random_state=0)
+    assert join_pieces(found, points, metric="euclidean") is found
 
 
 @pytest.mark.slow
