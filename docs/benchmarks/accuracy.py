@@ -4,7 +4,9 @@
 
 DATA_FOLDER holds `.h5ad` files with raw counts in X and labels in `obs["cell_type"]`. Before a run the rows are
 shuffled, the cells renamed and the labels taken out; they are joined again for scoring alone. Rows that the CSV holds
-already are not run again. `--summary` prints the tables of the CSV instead of running anything.
+already are not run again. `--summary` prints the tables of the CSV instead of running anything; `--peers CSV` adds the
+mean ARI of other methods, a file with the columns dataset, method, seed and ARI (the names of methods that were told
+the number of clusters end in `_k_given`).
 """
 
 from __future__ import annotations
@@ -74,16 +76,30 @@ def summary(results: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
+def peers(results: pd.DataFrame, path: Path) -> str:
+    """Mean ARI over seeds of our runs with the number of clusters given beside that of other methods told it."""
+    others = pd.read_csv(path)
+    others = others[others["method"].str.endswith("_k_given")]
+    table = others.groupby(["dataset", "method"])["ARI"].mean().unstack()
+    table.insert(0, "sctag_tools", results[results["k_given"]].groupby("set")["ARI"].mean())
+    common = table.dropna(axis=0, subset=["scvi_leiden_k_given"])
+    table.loc["mean"], table.loc["mean with scVI"] = table.mean(), common.mean()
+    return table.round(3).T.to_string()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--peers", type=Path)
     options = parser.parse_args()
     done = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=COLUMNS)
     if options.summary:
         print(summary(done))
+        if options.peers:
+            print(f"\n{peers(done, options.peers)}")
         return
     known = set(zip(done["set"], done["k_given"], done["seed"], strict=True))
     paths = sorted(options.folder.glob("*.h5ad"))
