@@ -32,8 +32,8 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback sign
 def command() -> None:
     """Entry point of the installed command.
 
-    OpenMP threads that spin while they wait make training four times slower when another process needs a core; the
-    policy is read when torch loads, and a setting of the user's stands.
+    OpenMP threads that spin while they wait slow training down badly when another process needs a core; the policy
+    is read when torch loads, and a setting of the user's stands.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -5,8 +5,8 @@
 DATA_FOLDER holds `.h5ad` files with raw counts in X and labels in `obs["cell_type"]`. Before a run the rows are
 shuffled, the cells renamed and the labels taken out; they are joined again for scoring alone. Rows that the CSV holds
 already are not run again. `--summary` prints the tables of the CSV instead of running anything; `--peers CSV` adds the
-mean ARI of other methods, a file with the columns dataset, method, seed and ARI (the names of methods that were told
-the number of clusters end in `_k_given`).
+mean ARI of other methods, a file with the columns dataset, method, seed, k_true, k_pred and ARI (the names of methods
+that were told the number of clusters end in `_k_given`).
 """
 
 from __future__ import annotations
@@ -77,14 +77,22 @@ def summary(results: pd.DataFrame) -> str:
 
 
 def peers(results: pd.DataFrame, path: Path) -> str:
-    """Mean ARI over seeds of our runs with the number of clusters given beside that of other methods told it."""
+    """Mean ARI over seeds beside that of other methods, told the number of clusters and not."""
     others = pd.read_csv(path)
-    others = others[others["method"].str.endswith("_k_given")]
+    told = others["method"].str.endswith("_k_given")
+    free = others[~told]
+    log_ratio = np.log2(free["k_pred"] / free["k_true"]).abs()
+    untold = (
+        free.assign(log_ratio=log_ratio)
+        .groupby("method")
+        .agg(ARI=("ARI", "mean"), log_ratio=("log_ratio", "mean"), sets=("dataset", "nunique"))
+    )
+    others = others[told]
     table = others.groupby(["dataset", "method"])["ARI"].mean().unstack()
     table.insert(0, "sctag_tools", results[results["k_given"]].groupby("set")["ARI"].mean())
     common = table.dropna(axis=0, subset=["scvi_leiden_k_given"])
     table.loc["mean"], table.loc["mean with scVI"] = table.mean(), common.mean()
-    return table.round(3).T.to_string()
+    return f"{table.round(3).T.to_string()}\n\nnot told the number of clusters\n{untold.round(3).to_string()}"
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from scipy.spatial.distance import cdist
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Brute force grows with n^2 but needs no compilation: at this size it took 14 CPU seconds, pynndescent's first call 45
-# (docs/benchmarks/neighbors.py).
+# Brute force grows with n^2 but needs no compilation; up to here it is faster than pynndescent's first call
+# (docs/benchmarks/neighbors.py times both).
 EXACT_UP_TO = 50_000
 
 
