@@ -189,3 +189,18 @@ def require_own_key(adata: AnnData, key: str) -> None:
     if foreign:
         msg = f"adata holds something else under {key!r}; choose another name with `key_added=`."
         raise ValueError(msg)
+
+
+def batch_numbers(adata: AnnData, batch_key: str | None) -> NDArray[np.int64] | None:
+    """(n_obs,) number of each cell's batch, or None without a key or with one batch alone."""
+    if batch_key is None:
+        return None
+    if batch_key not in adata.obs:
+        msg = f"batch_key={batch_key!r} is no column of adata.obs; there are {list(adata.obs)}."
+        raise KeyError(msg)
+    column = adata.obs[batch_key]
+    if column.isna().any():
+        msg = f"adata.obs[{batch_key!r}] lacks the batch of {int(column.isna().sum())} cells."
+        raise ValueError(msg)
+    names, numbers = np.unique(column.astype(str).to_numpy(), return_inverse=True)
+    return None if len(names) == 1 else np.asarray(numbers, dtype=np.int64)

@@ -5,3 +5,4 @@ from typing import Literal
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Preset = Literal["default", "reference", "paper"]
 Metric = Literal["euclidean", "cosine", "correlation", "manhattan"]
+Likelihood = Literal["multinomial", "zinb"]

@@ -1,35 +1,51 @@
-"""Score default runs on labelled sets: one CSV row a run, number of clusters given and not given.
+"""The lab: run configurations on labelled sets, one CSV row a run, number of clusters given and not given.
 
-    OMP_NUM_THREADS=1 python docs/benchmarks/accuracy.py DATA_FOLDER --out docs/benchmarks/accuracy.csv
+    python docs/benchmarks/accuracy.py run DATA_FOLDER --configurations default "no graph" --seeds 5 --jobs 2
+    python docs/benchmarks/accuracy.py tables --peers ../shared/peers/results.csv
 
 DATA_FOLDER holds `.h5ad` files with raw counts in X and labels in `obs["cell_type"]`. Before a run the rows are
-shuffled, the cells renamed and the labels taken out; they are joined again for scoring alone. Rows that the CSV holds
-already are not run again. `--summary` prints the tables of the CSV instead of running anything; `--peers CSV` adds the
-mean ARI of other methods, a file with the columns dataset, method, seed, k_true, k_pred and ARI (the names of methods
-that were told the number of clusters end in `_k_given`).
+shuffled, the cells renamed and the labels taken out; they are joined again for scoring alone (protocol.md). Each run
+has a process of its own with one thread; rows that the CSV holds already are not run again. `tables` prints what the
+documentation shows; `--peers` adds the scores of other methods, a CSV with the columns dataset, method, seed, k_true,
+k_pred, ARI and NMI (the names of methods that were told the number of clusters end in `_k_given`).
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
+import os
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import anndata as ad
-import numpy as np
 import pandas as pd
-import scanpy as sc
 
-import sctag_tools as sctag
+HERE = Path(__file__).parent
+LABELS, BATCH = "cell_type", "batch"
+COLUMNS = [
+    "set", "configuration", "k_given", "seed", "k_true", "k_found", "ARI", "NMI", "ACC", "cpu_s", "peak_mb"
+]  # fmt: skip
+CONFIGURATIONS: dict[str, dict[str, object]] = {
+    "default": {},
+    "no graph": {"n_hops": 0, "graph_weight": 0.0},
+    "3 hops": {"n_hops": 3},
+    "graph decoded": {"graph_weight": 0.1},
+    "ZINB": {"likelihood": "zinb"},
+    "one network": {"n_networks": 1},
+    "nothing masked": {"mask_rate": 0.0},
+    "no self-training": {"cluster_epochs": 0},
+}
 
-LABELS = "cell_type"
-COLUMNS = ["set", "k_given", "seed", "k_true", "k_found", "ARI", "NMI", "ACC", "cpu_s", "peak_mb"]
 
-
-def prepare(path: Path, seed: int) -> tuple[ad.AnnData, pd.Series]:
+def prepare(path: Path, seed: int):
     """The cells in random order and without names, as a scanpy user would bring them, and their labels."""
+    import anndata as ad
+    import numpy as np
+    import scanpy as sc
+
     adata = ad.read_h5ad(path)
     adata = adata[np.random.default_rng(seed).permutation(adata.n_obs)].copy()
     adata.obs_names = [f"cell{i}" for i in range(adata.n_obs)]
@@ -42,80 +58,133 @@ def prepare(path: Path, seed: int) -> tuple[ad.AnnData, pd.Series]:
     return adata, labels
 
 
-def run(path: Path, seed: int, *, k_given: bool) -> dict[str, object]:
-    """One default run, scored when it has finished."""
+def run_one(path: Path, configuration: str, seed: int, *, k_given: bool) -> dict[str, object]:
+    """One run from the graph to the labels, scored when it has finished."""
+    import sctag_tools as sctag
+
     adata, labels = prepare(path, seed)
     k_true = labels.nunique()
     start = time.process_time()
     sctag.pp.build_graph(adata, random_state=seed)
-    sctag.tl.sctag(adata, k_true if k_given else None, random_state=seed, progress_bar=False)
+    sctag.tl.sctag(
+        adata, k_true if k_given else None, random_state=seed, progress_bar=False, **CONFIGURATIONS[configuration]
+    )
     cpu = time.process_time() - start
     adata.obs[LABELS] = labels
     scores = {name: round(value, 4) for name, value in sctag.metrics.score(adata, LABELS).items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "set": path.stem, "k_given": k_given, "seed": seed, "k_true": k_true, "k_found": adata.obs["sctag"].nunique(),
-        **scores, "cpu_s": round(cpu, 1), "peak_mb": round(peak),
+        "set": path.stem, "configuration": configuration, "k_given": k_given, "seed": seed, "k_true": k_true,
+        "k_found": adata.obs["sctag"].nunique(), **scores, "cpu_s": round(cpu, 1),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }  # fmt: skip
 
 
-def summary(results: pd.DataFrame) -> str:
-    """Mean and standard deviation over seeds, a table for each of the two protocols."""
+def run(options: argparse.Namespace) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    done = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=COLUMNS)
+    known = set(zip(done["set"], done["configuration"], done["k_given"], done["seed"], strict=True))
+    paths = sorted(options.folder.glob("*.h5ad"))
+    protocols = [kind == "given" for kind in options.k]
+    wanted = itertools.product(range(options.seeds), options.configurations, protocols, paths)
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=fresh, max_tasks_per_child=1) as pool:
+        runs = [
+            pool.submit(run_one, path, configuration, seed, k_given=k_given)
+            for seed, configuration, k_given, path in wanted
+            if (path.stem, configuration, k_given, seed) not in known
+        ]
+        for finished in as_completed(runs):
+            row = pd.DataFrame([finished.result()], columns=COLUMNS)
+            row.to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
+            print(row.to_string(index=False, header=False), flush=True)
+
+
+def by_set(results: pd.DataFrame) -> str:
+    """Of one configuration: mean and standard deviation over seeds, a table for each of the two protocols."""
+    import numpy as np
+
     parts = []
     for k_given, group in results.groupby("k_given", sort=False):
-        table = group.groupby("set")[["ARI", "NMI", "ACC", "k_found", "cpu_s"]].mean().round(3)
+        table = group.groupby("set")[["ARI", "NMI", "ACC", "k_found", "cpu_s", "peak_mb"]].mean().round(3)
         table.insert(1, "ARI sd", group.groupby("set")["ARI"].std().round(3))
         table.insert(0, "K", group.groupby("set")["k_true"].first())
-        log_ratio = np.log2(group["k_found"] / group["k_true"]).abs().mean()
+        ratio = np.log2(group["k_found"] / group["k_true"]).abs()
         per_seed = group.groupby("seed")[["ARI", "NMI", "ACC"]].mean().agg(["mean", "std"]).round(3)
         parts.append(
-            f"number of clusters {'given' if k_given else 'not given'} ({group['seed'].nunique()} seeds)\n{table}\n"
-            f"mean over sets: ARI {per_seed.at['mean', 'ARI']} +- {per_seed.at['std', 'ARI']}, "
-            f"NMI {per_seed.at['mean', 'NMI']}, ACC {per_seed.at['mean', 'ACC']}, |log2(K/true)| {log_ratio:.2f}"
+            f"number of clusters {'given' if k_given else 'not given'} ({group['seed'].nunique()} seeds)\n"
+            f"{table.to_string()}\nmean over sets: ARI {per_seed.at['mean', 'ARI']} ± {per_seed.at['std', 'ARI']}, "
+            f"NMI {per_seed.at['mean', 'NMI']}, ACC {per_seed.at['mean', 'ACC']}, |log2(K/true)| "
+            f"{ratio.groupby(group['set']).mean().mean():.2f}"
         )
     return "\n\n".join(parts)
 
 
-def peers(results: pd.DataFrame, path: Path) -> str:
+def ablation(results: pd.DataFrame) -> str:
+    """One row a configuration: ARI by set and in the mean, over the seeds that all configurations have."""
+    results = results[results["k_given"]]
+    seeds = set.intersection(*(set(group["seed"]) for _, group in results.groupby("configuration")))
+    results = results[results["seed"].isin(seeds)]
+    table = results.pivot_table(index="configuration", columns="set", values="ARI")
+    per_seed = results.groupby(["configuration", "seed"])["ARI"].mean().groupby(level=0)
+    table.insert(0, "mean", per_seed.mean())
+    table.insert(1, "sd", per_seed.std())
+    order = [name for name in CONFIGURATIONS if name in table.index]
+    return f"number of clusters given, ARI ({len(seeds)} seeds)\n{table.loc[order].round(3).to_string()}"
+
+
+def beside_peers(results: pd.DataFrame, path: Path) -> str:
     """Mean ARI over seeds beside that of other methods, told the number of clusters and not."""
-    others = pd.read_csv(path)
-    told = others["method"].str.endswith("_k_given")
-    free = others[~told]
-    log_ratio = np.log2(free["k_pred"] / free["k_true"]).abs()
-    untold = (
-        free.assign(log_ratio=log_ratio)
-        .groupby("method")
-        .agg(ARI=("ARI", "mean"), log_ratio=("log_ratio", "mean"), sets=("dataset", "nunique"))
-    )
-    others = others[told]
-    table = others.groupby(["dataset", "method"])["ARI"].mean().unstack()
-    table.insert(0, "sctag_tools", results[results["k_given"]].groupby("set")["ARI"].mean())
-    common = table.dropna(axis=0, subset=["scvi_leiden_k_given"])
-    table.loc["mean"], table.loc["mean with scVI"] = table.mean(), common.mean()
-    return f"{table.round(3).T.to_string()}\n\nnot told the number of clusters\n{untold.round(3).to_string()}"
+    import numpy as np
+
+    peers = pd.read_csv(path)
+    peers = peers[~peers["method"].str.contains("pretrained|spectral_start")]
+    told = peers["method"].str.endswith("_k_given")
+    parts = []
+    for k_given, others in ((True, peers[told]), (False, peers[~told])):
+        table = others.groupby(["dataset", "method"])["ARI"].mean().unstack()
+        table.insert(0, "sctag_tools", results[results["k_given"] == k_given].groupby("set")["ARI"].mean())
+        gain = table["sctag_tools"] - table.drop(columns="sctag_tools").max(axis=1)
+        table.loc["mean of its sets"] = table.mean()
+        table.loc["sctag_tools on these"] = [
+            table["sctag_tools"].iloc[:-1][table[name].iloc[:-1].notna()].mean() for name in table
+        ]
+        if not k_given:
+            ratio = np.log2(others["k_pred"] / others["k_true"]).abs()
+            table.loc["|log2(K/true)|"] = ratio.groupby(others["method"]).mean()
+        parts.append(
+            f"number of clusters {'given' if k_given else 'not given'}\n{table.round(3).T.to_string()}\n"
+            f"least gain over the best of the others on a set: {gain.min():.3f} ({gain.idxmin()})"
+        )
+    return "\n\n".join(parts)
+
+
+def tables(options: argparse.Namespace) -> None:
+    results = pd.read_csv(options.out)
+    default = results[results["configuration"] == "default"]
+    print(by_set(default))
+    if options.peers:
+        print(f"\n{beside_peers(default, options.peers)}")
+    if results["configuration"].nunique() > 1:
+        print(f"\n{ablation(results)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--summary", action="store_true")
-    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--out", type=Path, default=HERE / "accuracy.csv")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run")
+    command.add_argument("folder", type=Path)
+    command.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=["default"])
+    command.add_argument("--k", nargs="+", choices=["given", "estimated"], default=["given", "estimated"])
+    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--jobs", type=int, default=1)
+    command.set_defaults(call=run)
+    command = commands.add_parser("tables")
+    command.add_argument("--peers", type=Path)
+    command.set_defaults(call=tables)
     options = parser.parse_args()
-    done = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=COLUMNS)
-    if options.summary:
-        print(summary(done))
-        if options.peers:
-            print(f"\n{peers(done, options.peers)}")
-        return
-    known = set(zip(done["set"], done["k_given"], done["seed"], strict=True))
-    paths = sorted(options.folder.glob("*.h5ad"))
-    for k_given, seed, path in itertools.product((True, False), range(options.seeds), paths):
-        if (path.stem, k_given, seed) not in known:
-            row = pd.DataFrame([run(path, seed, k_given=k_given)], columns=COLUMNS)
-            row.to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
-            print(row.to_string(index=False, header=False), flush=True)
+    options.call(options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One run of the method on arrays: pretraining, start, self-training, read-out."""
+"""One run of the method on arrays: pretraining, consensus, self-training, read-out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from .consensus import MergeTree, agreement, choose_n_clusters, partitions, replicates
 from .data import CellData
 from .inputs import canonical_order
-from .model import ScTAGNet
-from .partition import centroids_of, choose_n_clusters, kmeans
+from .latent import centroids_of, joint_latent
+from .model import Ensemble
 from .train import Trainer, resolve_accelerator
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Fit:
     latent: NDArray[np.float32]  # (n_cells, n_latent)
     proba: NDArray[np.float32]  # (n_cells, n_clusters), rows sum to one
     labels: NDArray[np.int64]  # (n_cells,)
+    confidence: NDArray[np.float32]  # (n_cells,) in [0, 1]
     history: dict[str, NDArray[np.float64]]  # one value a step
     n_clusters_curve: dict[str, NDArray[np.float64]] | None  # why this many clusters; None if the number was given
     stops: dict[str, str]  # phase -> why it ended
@@ -61,6 +63,8 @@ def fit(
     config: Config,
     *,
     random_state: int,
+    resolution: float = 1.0,
+    batches: NDArray[np.int64] | None = None,
     accelerator: str = "auto",
     progress: bool = False,
 ) -> Fit:
@@ -75,7 +79,9 @@ def fit(
     weights
         (n_cells, n_cells) edge weights of the cell graph, CSR.
     n_clusters
-        Number of clusters, or None to have it chosen.
+        Number of clusters, or None to have it chosen, at this ``resolution`` (:func:`.consensus.choose_n_clusters`).
+    batches
+        (n_cells,) number of the experimental batch of each cell, from 0; None if there is one.
     random_state
         Seeds every draw; the global random states are left as they were. Equal seeds give equal results whatever the
         order of the cells, up to rounding.
@@ -83,31 +89,36 @@ def fit(
     # The order that the cells came in must not matter.
     order = canonical_order(counts, totals)
     counts, totals, weights = counts[order], totals[order], weights[order][:, order]
+    batches = None if batches is None else batches[order]
     fabric = Fabric(accelerator=resolve_accelerator(accelerator), devices=1)
     rng = np.random.default_rng(random_state)
     stage = Stages()
     with own_torch_seed(random_state, fabric.device):
         with stage("hop features"):
-            data = CellData(counts, totals, weights, config.n_hops)
-            net = ScTAGNet(config, data.log_mean_counts())
-        trainer = Trainer(net, data, config, fabric, rng, progress=progress)
+            data = CellData(counts, totals, weights, config.n_hops, batches)
+            nets = Ensemble(config, data.log_mean_counts(), n_batches=int(data.batch_numbers.max()) + 1)
+        trainer = Trainer(nets, data, config, fabric, rng, progress=progress)
         with stage("pretraining"):
             stops = {"pretraining": trainer.pretrain()}
-        with stage("start"):
-            latent = trainer.latent().cpu().numpy()
+        with stage("consensus"):
+            latents = [latent.cpu().numpy() for latent in trainer.latents()]
+            found = partitions(latents, rng)
+            tree = MergeTree.of(found, rng)
             curve = None
             if n_clusters is None:
-                n_clusters, curve = choose_n_clusters(latent, random_state)
-            start = kmeans(latent, n_clusters, random_state)
+                n_clusters, curve = choose_n_clusters(tree, latents, resolution, rng)
+            votes = replicates(found, tree, n_clusters, len(latents), rng)
+            starts = [centroids_of(latent, tree.cut(n_clusters)) for latent in latents]
         with stage("clustering"):
-            stops["clustering"] = trainer.cluster(*centroids_of(latent, start))
+            stops["clustering"] = trainer.cluster(starts)
             proba = trainer.assignment().cpu().numpy()
-            latent = trainer.latent().cpu().numpy()
+            latent = joint_latent([latent.cpu().numpy() for latent in trainer.latents()])
     back = np.argsort(order)
     latent, proba = np.ascontiguousarray(latent[back]), proba[back]
     proba, labels = by_size(proba)
+    confidence = agreement(labels, votes[:, back])
     history = {name: np.array(values) for name, values in trainer.history.items()}
-    return Fit(latent, proba, labels, history, curve, stops, stage.seconds, str(fabric.device))
+    return Fit(latent, proba, labels, confidence, history, curve, stops, stage.seconds, str(fabric.device))
 
 
 @contextmanager

@@ -19,17 +19,21 @@ def size_factors(totals: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(totals / np.median(totals), dtype=np.float32)
 
 
-def scaled_expression(counts: sparse.csr_matrix, totals: NDArray[np.floating]) -> NDArray[np.float32]:
+def scaled_expression(
+    counts: sparse.csr_matrix, totals: NDArray[np.floating], batches: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
     """log1p of counts per 10,000, each gene to zero mean and unit variance, clipped at +-10 (as sc.pp.scale).
 
-    ``counts`` is (n_cells, n_genes) CSR of the chosen genes, ``totals`` (n_cells,) of all genes. A constant gene
-    becomes zero. Returns dense float32 of the same shape.
+    ``counts`` is (n_cells, n_genes) CSR of the chosen genes, ``totals`` (n_cells,) of all genes, ``batches``
+    (n_cells,) batch numbers: with them the mean of a gene is zero in each batch. A constant gene becomes zero. Returns
+    dense float32 of the same shape.
     """
     x: NDArray[np.float32] = counts.toarray().astype(np.float32, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):  # unchecked counts may hold anything; the loss will tell
         x *= (_TARGET_SUM / totals).astype(np.float32)[:, None]
     np.log1p(x, out=x)
-    x -= x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    for batch in [slice(None)] if batches is None else [batches == number for number in np.unique(batches)]:
+        x[batch] -= x[batch].mean(axis=0, dtype=np.float64).astype(np.float32)
     spread = x.std(axis=0, dtype=np.float64).astype(np.float32)
     x /= np.where(spread > 1e-6, spread, np.inf)
     np.clip(x, -_CLIP, _CLIP, out=x)

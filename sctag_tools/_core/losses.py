@@ -1,4 +1,4 @@
-"""The training losses: ZINB for the counts, softmax over neighbours for the graph, KL for the clusters."""
+"""The training losses: multinomial or ZINB for the counts, softmax for the graph, KL for the clusters."""
 
 from __future__ import annotations
 
@@ -78,6 +78,17 @@ def zinb_log_likelihood(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor
     kept = F.logsigmoid(-dropout_logit[where])
     positive = kept + _nb_positive(counts[where], log_mean[where], log_dispersion[where])
     return zero.index_put(where, positive)
+
+
+def multinomial_cross_entropy(counts: Tensor, logits: Tensor) -> Tensor:
+    r"""Negative multinomial log-likelihood per count, one value a cell, without its constant.
+
+    ``counts`` and ``logits`` are (cells, genes); the expected share of gene g in a cell is the softmax of its logits.
+    Given a cell's total, independent Poisson counts are multinomial: the depth drops out, and with it the size
+    factors. Dividing by the total lets every cell weigh the same however deep it was sequenced.
+    """
+    total = counts.sum(dim=1)
+    return -(counts * logits.log_softmax(dim=1)).sum(dim=1) / total.clamp(min=1.0)
 
 
 def graph_cross_entropy(similarity: Tensor, targets: Tensor, same_cell: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The network: TAG convolution over hop features, a ZINB decoder, a graph decoder, and cluster centroids."""
+"""The networks: TAG convolution over hop features, decoders of counts and graph, and cluster centroids."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch_geometric.nn import TAGConv
 from . import losses
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .config import Config
 
 _LOG_MEAN_RANGE = 14.0  # means from 1e-6 to 1e6
@@ -29,8 +31,9 @@ class Batch:
     blocks: Tensor  # (B, n_hops + 1, G) hop features
     counts: Tensor  # (B, G) raw counts
     log_size: Tensor  # (B,) log size factors
-    edges: Tensor  # (B, B) graph targets, rows sum to one or zero
-    same_cell: Tensor  # (B, B) True where both are one cell
+    batch_numbers: Tensor  # (B,) number of the experimental batch that each cell came from
+    edges: Tensor | None = None  # (B, B) graph targets, rows sum to one or zero; None if the graph is not decoded
+    same_cell: Tensor | None = None  # (B, B) True where both are one cell
     target: Tensor | None = None  # (B, K) target distribution, while clusters are trained
 
 
@@ -57,12 +60,40 @@ def apply_tag(layer: TAGConv, blocks: Tensor) -> Tensor:
     return F.linear(blocks.flatten(1), weights, layer.bias)
 
 
+def _batch_effects(n_batches: int, n_genes: int) -> nn.Embedding:
+    """What each experimental batch adds to the log mean of each gene, zero at first; one batch adds nothing."""
+    effects = nn.Embedding(n_batches, n_genes, padding_idx=0 if n_batches == 1 else None)
+    nn.init.zeros_(effects.weight)
+    return effects
+
+
+class MultinomialDecoder(nn.Module):
+    """n_latent -> n_hidden -> logit per cell and gene, whose softmax is the expected share of the cell's counts."""
+
+    def __init__(self, n_latent: int, n_hidden: int, log_mean_counts: Tensor, n_batches: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(n_latent, n_hidden)
+        self.logit = nn.Linear(n_hidden, len(log_mean_counts))
+        self.of_batch = _batch_effects(n_batches, len(log_mean_counts))
+        with torch.no_grad():  # start from the average cell
+            self.logit.bias.copy_(log_mean_counts)
+
+    def forward(self, latent: Tensor, batch_numbers: Tensor) -> Tensor:
+        logits: Tensor = self.logit(torch.relu(self.hidden(latent))) + self.of_batch(batch_numbers)
+        return logits
+
+    def loss(self, latent: Tensor, batch: Batch) -> Tensor:
+        """Mean over cells of the negative log-likelihood per count."""
+        return losses.multinomial_cross_entropy(batch.counts, self(latent, batch.batch_numbers)).mean()
+
+
 class ZINBDecoder(nn.Module):
     """n_latent -> n_hidden -> log mean and dropout logit per cell and gene; one dispersion per gene."""
 
-    def __init__(self, n_latent: int, n_hidden: int, log_mean_counts: Tensor) -> None:
+    def __init__(self, n_latent: int, n_hidden: int, log_mean_counts: Tensor, n_batches: int) -> None:
         super().__init__()
         n_genes = len(log_mean_counts)
+        self.of_batch = _batch_effects(n_batches, n_genes)
         self.hidden = nn.Linear(n_latent, n_hidden)
         self.log_mean = nn.Linear(n_hidden, n_genes)
         self.dropout_logit = nn.Linear(n_hidden, n_genes)
@@ -71,24 +102,34 @@ class ZINBDecoder(nn.Module):
             self.log_mean.bias.copy_(log_mean_counts)
             self.dropout_logit.bias.fill_(_START_DROPOUT_LOGIT)
 
-    def forward(self, latent: Tensor, log_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, latent: Tensor, log_size: Tensor, batch_numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hidden = torch.relu(self.hidden(latent))
-        log_mean = (self.log_mean(hidden) + log_size[:, None]).clamp(-_LOG_MEAN_RANGE, _LOG_MEAN_RANGE)
+        log_mean = self.log_mean(hidden) + self.of_batch(batch_numbers) + log_size[:, None]
+        log_mean = log_mean.clamp(-_LOG_MEAN_RANGE, _LOG_MEAN_RANGE)
         log_dispersion = self.log_dispersion.clamp(-_LOG_DISPERSION_RANGE, _LOG_DISPERSION_RANGE)
         return log_mean, log_dispersion, self.dropout_logit(hidden)
 
+    def loss(self, latent: Tensor, batch: Batch) -> Tensor:
+        """Mean over cells and genes of the negative log-likelihood."""
+        return -losses.zinb_log_likelihood(batch.counts, *self(latent, batch.log_size, batch.batch_numbers)).mean()
+
+
+_DECODERS: dict[str, type[MultinomialDecoder | ZINBDecoder]] = {
+    "multinomial": MultinomialDecoder,
+    "zinb": ZINBDecoder,
+}
+
 
 class ScTAGNet(nn.Module):
-    """The whole network; calling it on a batch gives the terms of the loss."""
+    """One network; calling it on a batch gives the terms of the loss."""
 
     centroids: nn.Parameter
 
-    def __init__(self, config: Config, log_mean_counts: Tensor) -> None:
+    def __init__(self, config: Config, log_mean_counts: Tensor, n_batches: int) -> None:
         super().__init__()
-        n_genes = len(log_mean_counts)
-        self.mask_rate = config.mask_rate
-        self.encoder = TAGEncoder(n_genes, config.n_hidden, config.n_latent, config.n_hops)
-        self.decoder = ZINBDecoder(config.n_latent, config.n_hidden, log_mean_counts)
+        self.mask_rate, self.likelihood = config.mask_rate, config.likelihood
+        self.encoder = TAGEncoder(len(log_mean_counts), config.n_hidden, config.n_latent, config.n_hops)
+        self.decoder = _DECODERS[config.likelihood](config.n_latent, config.n_hidden, log_mean_counts, n_batches)
         self.graph_decoder = nn.Linear(config.n_latent, _GRAPH_FEATURES, bias=False)
 
     def set_centroids(self, centroids: Tensor, spread: float) -> None:
@@ -98,14 +139,16 @@ class ScTAGNet(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         latent = self.encoder(self._masked(batch.blocks))
-        terms = {
-            "zinb": -losses.zinb_log_likelihood(batch.counts, *self.decoder(latent, batch.log_size)).mean(),
-            "graph": losses.graph_cross_entropy(self._similarity(latent), batch.edges, batch.same_cell),
-        }
+        terms: dict[str, Tensor] = {self.likelihood: self.decoder.loss(latent, batch)}
+        if batch.edges is not None and batch.same_cell is not None:
+            terms["graph"] = losses.graph_cross_entropy(self._similarity(latent), batch.edges, batch.same_cell)
         if batch.target is not None:
-            q = losses.soft_assignment(latent, self.centroids, self.spread)
-            terms["cluster"] = losses.cluster_divergence(batch.target, q)
+            terms["cluster"] = losses.cluster_divergence(batch.target, self.assignment(latent))
         return terms
+
+    def assignment(self, latent: Tensor) -> Tensor:
+        """(B, K) soft assignment of latent rows (B, n_latent)."""
+        return losses.soft_assignment(latent, self.centroids, self.spread)
 
     def _masked(self, blocks: Tensor) -> Tensor:
         """Hide a random share of the genes of each cell, in all hops alike: neighbours must not give them away."""
@@ -117,3 +160,19 @@ class ScTAGNet(nn.Module):
     def _similarity(self, latent: Tensor) -> Tensor:
         features = F.normalize(self.graph_decoder(latent), dim=1)
         return features @ features.T / _GRAPH_TEMPERATURE
+
+
+class Ensemble(nn.Module):
+    """Several networks that differ in their first weights and in what is hidden from them, trained side by side."""
+
+    def __init__(self, config: Config, log_mean_counts: Tensor, n_batches: int = 1) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(ScTAGNet(config, log_mean_counts, n_batches) for _ in range(config.n_networks))
+
+    def __iter__(self) -> Iterator[ScTAGNet]:
+        return iter(self.networks)  # type: ignore[arg-type]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms of the loss, means over the networks."""
+        each = [network(batch) for network in self]
+        return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}

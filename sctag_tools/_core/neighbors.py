@@ -50,6 +50,73 @@ def find_neighbors(
     return _self_first(*found)
 
 
+def find_neighbors_across(
+    x: NDArray[np.floating],
+    batches: NDArray[np.int64],
+    n_neighbors: int,
+    *,
+    metric: str,
+    random_state: int,
+    exact: bool | None = None,
+) -> Neighbors:
+    """The same with equal shares of each cell's neighbours from every batch (BBKNN, Polanski et al. 2020).
+
+    ``batches`` is (n_cells,) batch numbers from 0. Each batch gives the same number of others, rounded up, so that a
+    row may hold a few more than asked for. Raises ValueError for a batch with too few cells to give its share.
+    """
+    share = -(-(n_neighbors - 1) // (int(batches.max()) + 1))
+    parts = []
+    for batch in range(int(batches.max()) + 1):
+        members = np.flatnonzero(batches == batch)
+        if len(members) <= share:
+            msg = f"a batch has {len(members)} cells, too few to give {share} neighbours to each cell"
+            raise ValueError(msg)
+        parts.append(_others_among(x, members, share, metric, random_state, exact=exact))
+    indices, distances = (np.concatenate(found, axis=1) for found in zip(*parts, strict=True))
+    order = np.lexsort((indices, distances), axis=1)
+    cells = np.arange(len(x))[:, None]
+    indices = np.concatenate([cells, np.take_along_axis(indices, order, axis=1)], axis=1)
+    distances = np.concatenate([np.zeros_like(distances[:, :1]), np.take_along_axis(distances, order, axis=1)], axis=1)
+    return Neighbors(indices.astype(np.int64), distances.astype(np.float32))
+
+
+def levelled(found: Neighbors, batches: NDArray[np.int64]) -> Neighbors:
+    """The same neighbours, distances counted from the nearest neighbour of their batch.
+
+    Cells of other batches are further away whatever their type; weights made of these distances do not mind.
+    """
+    distances = found.distances.copy()
+    of_batch = batches[found.indices[:, 1:]]
+    for batch in range(int(batches.max()) + 1):
+        inside = of_batch == batch
+        nearest = np.where(inside, distances[:, 1:], np.inf).min(axis=1, keepdims=True)
+        distances[:, 1:] -= np.where(inside & np.isfinite(nearest), nearest, 0)
+    return Neighbors(found.indices, distances)
+
+
+def _others_among(
+    x: NDArray[np.floating],
+    members: NDArray[np.int64],
+    k: int,
+    metric: str,
+    random_state: int,
+    *,
+    exact: bool | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each row of ``x`` the ``k`` nearest others among ``members``."""
+    if exact or (exact is None and len(x) <= EXACT_UP_TO):
+        found, distances = _exact(x[members], x, k + 1, metric)
+    else:
+        from pynndescent import NNDescent
+
+        index = NNDescent(x[members], n_neighbors=max(k + 1, 15), metric=metric, random_state=random_state)
+        found, distances = index.query(x, k + 1)
+    indices = members[found]
+    itself = indices == np.arange(len(x))[:, None]
+    itself[~itself.any(axis=1), -1] = True  # a cell of another batch gives up its farthest
+    return indices[~itself].reshape(len(x), k), distances[~itself].reshape(len(x), k)
+
+
 def _exact(
     x: NDArray[np.floating], queries: NDArray[np.floating], k: int, metric: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

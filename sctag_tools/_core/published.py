@@ -148,7 +148,7 @@ def fit_published(
     proba, labels = by_size(proba)
     history = {name: np.array(values) for name, values in trainer.history.items()}
     stops = dict.fromkeys(("pretraining", "clustering"), "all steps done")
-    return Fit(latent, proba, labels, history, None, stops, stage.seconds, str(device))
+    return Fit(latent, proba, labels, proba.max(axis=1), history, None, stops, stage.seconds, str(device))
 
 
 def _zinb_target(

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from .config import Config
     from .data import CellData
-    from .model import ScTAGNet
+    from .model import Ensemble
 
-_PRETRAIN_STEPS = 400
-_CLUSTER_STEPS = 200
+_PRETRAIN_STEPS = 250
+_CLUSTER_STEPS = 60
+_WARM_UP = 0.3  # of the steps of pretraining: the learning rate rises, then falls to nothing along a cosine
 _REFRESH_EVERY = 20  # steps between refreshes of the target distribution
 _SETTLED = 0.001  # share of cells that change cluster between refreshes when training is done (DEC's tolerance)
-_WINDOW = 50  # steps over which the loss is averaged to judge progress
-_MIN_GAIN = 1e-3  # relative
+_CLUSTER_RATE = 0.5  # of the learning rate of pretraining
 _MAX_GRADIENT = 5.0
 _ROWS_AT_ONCE = 4096
 
@@ -46,69 +46,95 @@ def resolve_accelerator(accelerator: str) -> str:
 
 
 class Trainer:
-    """Trains one network on one data set, in phases that share the loss history."""
+    """Trains one ensemble on one data set, in phases that share the loss history."""
 
     def __init__(
-        self, net: ScTAGNet, data: CellData, config: Config, fabric: Fabric, rng: np.random.Generator, *, progress: bool
+        self,
+        nets: Ensemble,
+        data: CellData,
+        config: Config,
+        fabric: Fabric,
+        rng: np.random.Generator,
+        *,
+        progress: bool,
     ) -> None:
-        self.net, self.data, self.config, self.fabric, self.progress = net, data, config, fabric, progress
-        self._rows = data.batches(config.batch_size, rng)
+        self.nets, self.data, self.config, self.fabric, self.progress = nets, data, config, fabric, progress
+        self._paired = config.graph_weight > 0  # the graph decoder needs edges within a batch
+        self._rows = data.batches(config.batch_size, rng, paired=self._paired)
         self._target: Tensor | None = None
         self._labels: NDArray[np.int64] | None = None
-        self.history: dict[str, list[float]] = {name: [] for name in ("loss", "zinb", "graph", "cluster")}
-        self._weights = {"zinb": config.zinb_weight, "graph": config.graph_weight, "cluster": config.cluster_weight}
+        self._weights = {
+            config.likelihood: config.count_weight,
+            "graph": config.graph_weight,
+            "cluster": config.cluster_weight,
+        }
+        self.history: dict[str, list[float]] = {name: [] for name in ("loss", *self._weights)}
 
     def pretrain(self) -> str:
-        """Train without clusters until the loss no longer falls; returns why it stopped."""
-        return self._run("Pretraining", self.config.pretrain_epochs, _PRETRAIN_STEPS, self._loss_has_settled)
+        """Train without clusters, the learning rate rising and falling once; returns why it stopped."""
+        steps = self._n_steps(self.config.pretrain_epochs, _PRETRAIN_STEPS)
+        return self._run("Pretraining", steps, lambda step: _one_cycle(step / steps), lambda _: False)
 
-    def cluster(self, centroids: NDArray[np.float32], spread: float) -> str:
-        """Self-training from these (K, n_latent) centroids until labels no longer change; returns why it stopped.
+    def cluster(self, starts: list[tuple[NDArray[np.float32], float]]) -> str:
+        """Self-training until labels no longer change; returns why it stopped.
 
-        ``spread`` is the standard deviation within clusters, the unit of the assignment's distances.
+        Each network starts from its own (K, n_latent) centroids, which stand for the same clusters in all, and from
+        the standard deviation within clusters, which is the unit of the assignment's distances. All networks aim at
+        one target distribution, sharpened from their mean assignment.
         """
-        self.net.set_centroids(torch.from_numpy(centroids).to(self.fabric.device), spread)
-        return self._run("Clustering", self.config.cluster_epochs, _CLUSTER_STEPS, self._labels_have_settled)
+        for net, (centroids, spread) in zip(self.nets, starts, strict=True):
+            net.set_centroids(torch.from_numpy(centroids).to(self.fabric.device), spread)
+        steps, by_itself = self._n_steps(self.config.cluster_epochs, _CLUSTER_STEPS), self.config.cluster_epochs is None
+        return self._run(
+            "Clustering", steps, lambda _: _CLUSTER_RATE, lambda step: self._labels_have_settled(step) and by_itself
+        )
 
-    def latent(self) -> Tensor:
-        """(n_cells, n_latent) latent of all cells from the present weights, nothing masked."""
-        self.net.eval()
+    def latents(self) -> list[Tensor]:
+        """(n_cells, n_latent) latent of all cells from each network as it is, nothing masked."""
+        self.nets.eval()
         parts = np.array_split(np.arange(len(self.data)), math.ceil(len(self.data) / _ROWS_AT_ONCE))
         with torch.no_grad():
             blocks = (torch.from_numpy(self.data.blocks[rows]).to(self.fabric.device) for rows in parts)
-            latent = torch.cat([self.net.encoder(block) for block in blocks])
-        if not torch.isfinite(latent).all():
+            encoded = [[net.encoder(block) for net in self.nets] for block in blocks]
+        latents = [torch.cat(of_one) for of_one in zip(*encoded, strict=True)]
+        if not all(torch.isfinite(latent).all() for latent in latents):
             self._fail(["latent"])
-        return latent
+        return latents
 
     def assignment(self) -> Tensor:
-        """(n_cells, K) soft assignment from the present weights."""
+        """(n_cells, K) soft assignment from the networks as they are, their mean."""
         with torch.no_grad():
-            return losses.soft_assignment(self.latent(), self.net.centroids, self.net.spread)
+            each = [net.assignment(latent) for net, latent in zip(self.nets, self.latents(), strict=True)]
+        return torch.stack(each).mean(dim=0)
 
-    def _run(self, phase: str, epochs: int | None, max_steps: int, settled: Callable[[int], bool]) -> str:
-        if epochs is not None:
-            max_steps = epochs * self.data.steps_per_epoch(self.config.batch_size)
+    def _n_steps(self, epochs: int | None, default: int) -> int:
+        if epochs is None:
+            return default
+        return epochs * self.data.steps_per_epoch(self.config.batch_size, paired=self._paired)
+
+    def _run(self, phase: str, steps: int, rate: Callable[[int], float], settled: Callable[[int], bool]) -> str:
         # A new optimiser for each phase, as in the published code: the moments of the last one are of another loss.
         module, optimizer = self.fabric.setup(
-            self.net, torch.optim.Adam(self.net.parameters(), lr=self.config.learning_rate)
+            self.nets, torch.optim.Adam(self.nets.parameters(), lr=self.config.learning_rate)
         )
-        with tqdm(range(max_steps), desc=phase, disable=not self.progress, leave=False, mininterval=0.5) as bar:
+        with tqdm(range(steps), desc=phase, disable=not self.progress, leave=False, mininterval=0.5) as bar:
             for step in bar:
-                if settled(step) and epochs is None:
+                if settled(step):
                     return "converged"
+                for group in optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * rate(step)
                 bar.set_postfix(self._step(module, optimizer), refresh=False)
         return "all steps done"
 
     def _step(self, module: Any, optimizer: Any) -> dict[str, str]:
-        self.net.train()
-        batch = self.data.batch(next(self._rows), self.fabric.device, self._target)
+        self.nets.train()
+        batch = self.data.batch(next(self._rows), self.fabric.device, self._target, with_edges=self._paired)
         terms = module(batch)
         loss = sum(self._weights[name] * term for name, term in terms.items())
         self._record(loss, terms)
         optimizer.zero_grad()
         self.fabric.backward(loss)
-        nn.utils.clip_grad_norm_(self.net.parameters(), _MAX_GRADIENT)
+        nn.utils.clip_grad_norm_(self.nets.parameters(), _MAX_GRADIENT)
         optimizer.step()
         return {name: f"{values[-1]:.4g}" for name, values in self.history.items() if name in terms}
 
@@ -127,12 +153,6 @@ class Trainer:
         )
         raise RuntimeError(msg)
 
-    def _loss_has_settled(self, step: int) -> bool:
-        if step < 3 * _WINDOW or step % _WINDOW:
-            return False
-        window = np.array(self.history["loss"]).reshape(-1, _WINDOW).mean(axis=1)
-        return bool(window[-2] - window[-1] < _MIN_GAIN * abs(window[-2]))
-
     def _labels_have_settled(self, step: int) -> bool:
         if step % _REFRESH_EVERY:
             return False
@@ -140,3 +160,10 @@ class Trainer:
         self._target = losses.target_distribution(q)
         before, self._labels = self._labels, q.argmax(dim=1).cpu().numpy()
         return before is not None and bool((before != self._labels).mean() <= _SETTLED)
+
+
+def _one_cycle(done: float) -> float:
+    """Learning rate, as a share of the largest, when this share of the steps is done (Smith & Topin 2019)."""
+    if done < _WARM_UP:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / _WARM_UP)) / 2
+    return (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))) / 2

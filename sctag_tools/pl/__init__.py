@@ -2,5 +2,6 @@
 
 from ._embedding import embedding
 from ._history import history
+from ._n_clusters import n_clusters
 
-__all__ = ["embedding", "history"]
+__all__ = ["embedding", "history", "n_clusters"]

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LABELS = {"loss": "weighted sum", "zinb": "ZINB (nats per count)", "graph": "graph (nats per cell)",
-           "cluster": "KL(P || Q) (nats per cell)"}  # fmt: skip
+_LABELS = {
+    "loss": "weighted sum",
+    "multinomial": "multinomial (nats per count)",
+    "zinb": "ZINB (nats per entry)",
+    "graph": "graph (nats per cell)",
+    "cluster": "KL(P || Q) (nats per cell)",
+}
 
 
 def history(
@@ -60,7 +65,7 @@ def history(
     if not len(curves["loss"]):
         msg = f"The run {key!r} has no training steps to show."
         raise ValueError(msg)
-    names = [name for name in _LABELS if np.isfinite(curves[name]).any()]
+    names = [name for name in _LABELS if name in curves and np.isfinite(curves[name]).any()]
     first_clustering = int(np.isnan(curves["cluster"]).sum())
     figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 2.8), layout="constrained", squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):

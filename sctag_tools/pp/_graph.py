@@ -9,9 +9,9 @@ import numpy as np
 from scipy import sparse
 
 from .. import _logging as logg
-from .._adata import holds_counts, require_anndata, require_in_memory, values, working_copy, writing
+from .._adata import batch_numbers, holds_counts, require_anndata, require_in_memory, values, working_copy, writing
 from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
-from .._core.neighbors import Neighbors, find_neighbors, join_pieces
+from .._core.neighbors import Neighbors, find_neighbors, find_neighbors_across, join_pieces, levelled
 from .._threads import kept_thread_counts
 from .._types import Metric
 
@@ -31,6 +31,7 @@ def build_graph(
     use_rep: str | None = None,
     metric: Metric = "euclidean",
     exact: bool | None = None,
+    batch_key: str | None = None,
     random_state: int = 0,
     key_added: str | None = "sctag_neighbors",
     copy: bool = False,
@@ -59,6 +60,9 @@ def build_graph(
     exact
         Whether to compare all pairs of cells, or search approximately with pynndescent (McInnes 2018). By default
         exact up to 50,000 cells, where it is faster on two cores. Neither keeps an n x n array.
+    batch_key
+        Column of ``adata.obs`` with the experimental batch. The representation is then centred in each batch, and
+        every batch gives each cell equally many neighbours, rounded up (BBKNN, Polanski et al. 2020).
     random_state
         Seed of PCA and of the approximate search.
     key_added
@@ -83,6 +87,8 @@ def build_graph(
 
     Raises
     ------
+    KeyError
+        If there is no such batch column.
     ValueError
         If there are fewer than 2 cells, or an argument or the representation cannot be used.
     NotImplementedError
@@ -108,15 +114,23 @@ def build_graph(
     if key_added is not None:
         check_name("key_added", key_added)
     n_neighbors = _usable_n_neighbors(n_neighbors, adata.n_obs)
+    batches = batch_numbers(adata, batch_key)
     adata = working_copy(adata, copy=copy)
 
     start = logg.info("building the cell graph")
     with kept_thread_counts():
         pca = _missing_pca(adata, use_rep, n_pcs, random_state)
         x, params = _representation(adata if pca is None else pca, use_rep, n_pcs)
-        found = find_neighbors(x, n_neighbors, metric=metric, random_state=random_state, exact=exact)
+        search: dict[str, Any] = {"metric": metric, "random_state": random_state, "exact": exact}
+        if batches is None:
+            found = find_neighbors(x, n_neighbors, **search)
+        else:
+            x = _centred(x, batches)
+            found = find_neighbors_across(x, batches, n_neighbors, **search)
+            params["batch_key"] = batch_key
         found = join_pieces(found, x, metric=metric)
-        graph = _connect(found, metric=metric, random_state=random_state, key_added=key_added)
+        weighted = found if batches is None else levelled(found, batches)
+        graph = _connect(weighted, metric=metric, random_state=random_state, key_added=key_added)
     key = "neighbors" if key_added is None else key_added
 
     names = graph.uns[key]
@@ -199,6 +213,12 @@ def _representation(
     if width != x.shape[1]:
         params["n_pcs"] = int(width)
     return np.ascontiguousarray(x[:, :width], dtype=np.float32), params
+
+
+def _centred(x: NDArray[np.floating], batches: NDArray[np.int64]) -> NDArray[np.floating]:
+    """Rows less the mean of their batch."""
+    means = np.stack([x[batches == batch].mean(axis=0) for batch in range(int(batches.max()) + 1)])
+    return np.asarray(x - means[batches], dtype=np.float32)
 
 
 class _Found:

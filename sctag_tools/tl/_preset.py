@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _PRETRAIN_EPOCHS, _CLUSTER_EPOCHS = 1000, 300
 
 
-def check_preset(preset: str, config: Config, n_clusters: int | None, n_top_genes: int, mask_var: object) -> None:
+def check_preset(
+    preset: str, config: Config, n_clusters: int | None, n_top_genes: int, mask_var: object, batch_key: str | None
+) -> None:
     """Raise ValueError for what a published preset cannot do: choose the number of clusters, or take options."""
     if n_clusters is None:
         msg = f"preset={preset!r} cannot choose the number of clusters; give `n_clusters`."
@@ -28,6 +30,9 @@ def check_preset(preset: str, config: Config, n_clusters: int | None, n_top_gene
     check_integer("n_top_genes", n_top_genes, low=2)
     if mask_var is not DEFAULT:
         msg = f"preset={preset!r} chooses its genes itself; give `n_top_genes` instead of `mask_var`."
+        raise ValueError(msg)
+    if batch_key is not None:
+        msg = f"preset={preset!r} knows no batches; leave out `batch_key`."
         raise ValueError(msg)
     if replace(config, pretrain_epochs=None, cluster_epochs=None) != Config():
         msg = f"preset={preset!r} fixes the model and its training; only the epochs can be given."

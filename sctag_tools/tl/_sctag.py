@@ -13,6 +13,7 @@ from scipy import sparse
 from .. import _logging as logg
 from .._adata import (
     DEFAULT,
+    batch_numbers,
     find_counts,
     require_anndata,
     require_in_memory,
@@ -21,10 +22,10 @@ from .._adata import (
     working_copy,
     writing,
 )
-from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
+from .._checks import check_choice, check_flag, check_integer, check_name, check_number, check_seed
 from .._core.config import Config
 from .._published_recipe import N_TOP_GENES
-from .._types import Accelerator, Preset
+from .._types import Accelerator, Likelihood, Preset
 from ._preset import check_preset, fit_preset
 
 if TYPE_CHECKING:
@@ -45,12 +46,16 @@ def sctag(
     layer: str | None = None,
     mask_var: NDArray[np.bool_] | str | Default | None = DEFAULT,
     neighbors_key: str = "sctag_neighbors",
+    batch_key: str | None = None,
     n_top_genes: int = N_TOP_GENES,
+    resolution: float = 1.0,
+    n_networks: int = Config.n_networks,
     n_hops: int = Config.n_hops,
     n_hidden: int = Config.n_hidden,
     n_latent: int = Config.n_latent,
+    likelihood: Likelihood = Config.likelihood,
     mask_rate: float = Config.mask_rate,
-    zinb_weight: float = Config.zinb_weight,
+    count_weight: float = Config.count_weight,
     graph_weight: float = Config.graph_weight,
     cluster_weight: float = Config.cluster_weight,
     learning_rate: float = Config.learning_rate,
@@ -64,21 +69,22 @@ def sctag(
     key_added: str = "sctag",
     copy: bool = False,
 ) -> AnnData | None:
-    """Learn a latent and clusters of cells with a TAG-convolution ZINB autoencoder (scTAG, Yu et al. 2022).
+    """Learn a latent and clusters of cells with TAG-convolution autoencoders (after scTAG, Yu et al. 2022).
 
     An encoder of topology-adaptive graph convolutions (Du et al. 2017) reads each cell's scaled log-expression and
-    that of its graph neighbours up to ``n_hops`` away; two decoders rebuild the raw counts (zero-inflated negative
-    binomial with size factors) and the graph. After pretraining, k-means centroids on the latent start the
-    self-training of Student-t assignments against their own sharpened version (DEC, Xie et al. 2016). The method page
-    lists every departure from the published code.
+    that of its graph neighbours up to ``n_hops`` away, most genes hidden; a decoder rebuilds the raw counts. Several
+    such networks are trained side by side. What k-means partitions of all their latents agree on is a tree of cells
+    (evidence accumulation, Fred & Jain 2005), which chooses the number of clusters and starts the self-training of
+    Student-t assignments against their own sharpened mean (DEC, Xie et al. 2016). The method page lists every
+    departure from the published code.
 
     Parameters
     ----------
     adata
         Annotated data with raw counts and a cell graph (:func:`sctag_tools.pp.build_graph`).
     n_clusters
-        Number of clusters; by default chosen by the Bayesian information criterion of mixtures of the latent. Labels
-        are never used.
+        Number of clusters; by default as many as most partitions tell apart and the latents show a gap between
+        (:func:`sctag_tools.pl.n_clusters` draws the evidence). Labels are never used.
     preset
         ``"default"``; ``"reference"``, the published code as it really runs; or ``"paper"``, the same method without
         the code's defects. The latter two train on all cells at once, take the edges of the graph's ``distances``,
@@ -93,21 +99,33 @@ def sctag(
     neighbors_key
         Which graph of ``adata.uns`` to convolve over; its ``connectivities`` are used. Any graph in scanpy's layout
         will do.
+    batch_key
+        Column of ``adata.obs`` with the experimental batch. Genes are then centred within each batch, and the decoder
+        adds each batch's own effect, so that the latent need not hold it. Build the graph with ``batch_key`` too.
     n_top_genes
         Of the presets ``"reference"`` and ``"paper"`` alone: highly variable genes that they choose themselves.
+    resolution
+        When the number of clusters is chosen: above 1 for finer clusters, below 1 for coarser ones. A split needs to
+        be kept together by less than ``resolution / (1 + resolution)`` of the partitions.
+    n_networks
+        Networks that are trained; more cost more time and agree better between seeds.
     n_hops
         Largest distance in the graph that the encoder reads (the paper's K); 0 ignores the graph.
     n_hidden, n_latent
         Width of the hidden layers, and dimensions of the latent.
+    likelihood
+        Of the counts: ``"multinomial"`` (the shares of the genes, given the cell's total), or ``"zinb"`` (zero-inflated
+        negative binomial with size factors, as published).
     mask_rate
         Share of genes hidden from the encoder, anew for each cell and step, in [0, 0.99].
-    zinb_weight, graph_weight, cluster_weight
-        Weights of the three terms of the loss.
+    count_weight, graph_weight, cluster_weight
+        Weights of the three terms of the loss. Without ``graph_weight`` the graph is not decoded.
     learning_rate, batch_size
-        Of Adam; cells in a step (half of them drawn, the other half a neighbour of each).
+        Of Adam, the largest of pretraining; cells in a step (if the graph is decoded, half of them are neighbours of
+        the other half).
     pretrain_epochs, cluster_epochs
-        Epochs of the two phases. Given, exactly so many are run; by default each phase ends by itself: pretraining
-        when the loss no longer falls (at most 400 steps), clustering when labels settle (at most 200).
+        Epochs of the two phases. Given, exactly so many are run; by default 250 steps of pretraining, and clustering
+        until labels settle (at most 60 steps).
     check_values
         Whether to check that the counts are counts.
     accelerator
@@ -126,13 +144,14 @@ def sctag(
     ``None``, or the copy if ``copy=True``. Nothing is written unless the run succeeds; then:
 
     `adata.obsm['X_sctag' | 'X_{key_added}']` : :class:`numpy.ndarray` (float32)
-        (n_obs, n_latent), the latent.
+        (n_obs, n_latent), the latent: principal components of those of all networks.
     `adata.obs['sctag' | key_added]` : :class:`pandas.Series` (categorical of strings)
         (n_obs,), the clusters; ``"0"`` is the largest.
     `adata.obsm['sctag_proba' | '{key_added}_proba']` : :class:`numpy.ndarray` (float32)
         (n_obs, n_clusters), soft assignment, columns in the order of the categories; rows sum to one.
     `adata.obs['sctag_confidence' | '{key_added}_confidence']` : :class:`pandas.Series` (float32)
-        (n_obs,), the largest entry of each row of it.
+        (n_obs,), how sure the place of each cell is: the share of clusterings, each from a few partitions of one
+        network, that put it into the same cluster. Of the published presets, its largest soft assignment.
     `adata.uns['sctag' | key_added]` : :class:`dict`
         ``params``, ``history`` (loss terms of each step), ``n_clusters_curve`` (if the number was chosen), ``stop``
         and ``seconds`` by stage, ``device``, ``versions``.
@@ -142,7 +161,7 @@ def sctag(
     Raises
     ------
     KeyError
-        If the layer or the graph does not exist.
+        If the layer, the batch column or the graph does not exist.
     ValueError
         If the counts are no counts, a cell has none, or an option is out of range.
     TypeError
@@ -164,11 +183,13 @@ def sctag(
     require_anndata(adata, _FUNCTION)
     require_in_memory(adata, _FUNCTION)
     config = Config(
+        n_networks=n_networks,
         n_hops=n_hops,
         n_hidden=n_hidden,
         n_latent=n_latent,
+        likelihood=likelihood,
         mask_rate=mask_rate,
-        zinb_weight=zinb_weight,
+        count_weight=count_weight,
         graph_weight=graph_weight,
         cluster_weight=cluster_weight,
         learning_rate=learning_rate,
@@ -178,14 +199,16 @@ def sctag(
     )
     check_choice("preset", preset, get_args(Preset))
     if preset != "default":
-        check_preset(preset, config, n_clusters, n_top_genes, mask_var)
+        check_preset(preset, config, n_clusters, n_top_genes, mask_var, batch_key)
     _check_options(n_clusters, adata.n_obs, accelerator, random_state, key_added, neighbors_key)
+    check_number("resolution", resolution, low=1e-3, high=1e3)
     for name, flag in {"check_values": check_values, "progress_bar": progress_bar, "copy": copy}.items():
         check_flag(name, flag)
     require_own_key(adata, key_added)
     published = preset != "default"
     weights = _graph_of(adata, neighbors_key, "distances" if published else "connectivities")
     genes, mask_name = (None, "recipe_published") if published else select_genes(adata, mask_var)
+    batches = batch_numbers(adata, batch_key)
     counts, source = find_counts(adata, layer, check_values=check_values)
     totals = _totals(counts, genes)
     adata = working_copy(adata, copy=copy)
@@ -201,6 +224,7 @@ def sctag(
     else:
         from .._core.fit import fit  # torch and PyG load here
 
+        training |= {"resolution": resolution, "batches": batches}
         result = fit(counts[:, genes], totals, weights, n_clusters, config, **training)
     found = result.proba.shape[1]
     if n_clusters is not None and found < n_clusters:
@@ -214,8 +238,10 @@ def sctag(
         "mask_var": mask_name,
         "n_genes": int(genes.sum()),
         "neighbors_key": neighbors_key,
+        **({} if batch_key is None else {"batch_key": batch_key}),
         "random_state": int(random_state),
         "accelerator": accelerator,
+        **({} if published else {"resolution": float(resolution)}),
         **({} if published else {name: value for name, value in asdict(config).items() if value is not None}),
     }
     _write(adata, key_added, result, params)
@@ -292,7 +318,7 @@ def _write(adata: AnnData, key: str, result: Fit, params: dict[str, Any]) -> Non
     clusters = pd.Categorical.from_codes(result.labels, categories=[str(i) for i in range(result.proba.shape[1])])
     with writing():
         adata.obs[key] = clusters
-        adata.obs[f"{key}_confidence"] = result.proba.max(axis=1)
+        adata.obs[f"{key}_confidence"] = result.confidence
         adata.obsm[f"X_{key}"] = result.latent
         adata.obsm[f"{key}_proba"] = result.proba
         adata.uns[key] = _record(result, params)

@@ -15,7 +15,7 @@ def test_shows_every_term(clustered, unchanged):
     with unchanged(clustered):
         axes = sctag.pl.history(clustered, show=False)
     assert all(isinstance(ax, Axes) for ax in axes)
-    assert [ax.get_title() for ax in axes] == ["loss", "zinb", "graph", "cluster"]
+    assert [ax.get_title() for ax in axes] == ["loss", "multinomial", "cluster"]
     history = clustered.uns["sctag"]["history"]
     for ax in axes:
         steps, values = ax.lines[0].get_data()
@@ -27,7 +27,7 @@ def test_shows_every_term(clustered, unchanged):
 def test_without_clustering(graphed, short):
     sctag.tl.sctag(graphed, 2, **(short | {"cluster_epochs": 0}))
     axes = sctag.pl.history(graphed, show=False)
-    assert [ax.get_title() for ax in axes] == ["loss", "zinb", "graph"]
+    assert [ax.get_title() for ax in axes] == ["loss", "multinomial"]
     assert all(len(ax.lines) == 1 for ax in axes)
 
 
@@ -55,7 +55,7 @@ def test_other_key(clustered, short):
 def test_survives_a_file(clustered, tmp_path):
     clustered.write_h5ad(tmp_path / "run.h5ad")
     axes = sctag.pl.history(sc.read_h5ad(tmp_path / "run.h5ad"), show=False)
-    assert len(axes) == 4
+    assert len(axes) == 3
 
 
 def test_missing_result(graphed, unchanged):

@@ -1,0 +1,276 @@
+"""One clustering from many: partitions of several latents, what they agree on as a tree, and where to cut it.
+
+Evidence accumulation (Fred & Jain 2005): how often two cells share a cluster over many k-means partitions is a better
+measure of their kinship than any single partition. The partitions differ in the network that gave the latent, in the
+number of clusters, in their random start and in a left-out fifth. Cells are first gathered into a few hundred groups,
+so that time and memory grow with the number of cells, not with its square.
+"""
+
+from __future__ import annotations
+
+import heapq
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .separation import separation, standard_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from sklearn.cluster import KMeans
+
+_PARTITIONS = 100
+_FEWEST, _MOST = 2, 30  # clusters of a partition, drawn log-uniformly
+_KEPT = 0.8  # share of the groups that a partition sees
+_GROUPS = 300
+_SKETCH = 40  # dimensions of the random projection in which groups of like cells are found
+_SIZE_POWER = 0.1
+_REPLICATES = 21
+_REPLICATE_PARTITIONS = 12
+_TESTED = 60  # splits from the top of the tree that are considered
+_SEPARATED = 3.5  # halves of one Gaussian are up to 3.2 apart; partitions that follow its noise, a little more
+
+
+def partitions(latents: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> NDArray[np.int32]:
+    """Labels (n_partitions, n_cells) of k-means on each latent (n_cells, n_latent), the networks in turn."""
+    per_latent = -(-_PARTITIONS // len(latents))
+    return np.concatenate([_partitions_of(latent, per_latent, rng) for latent in latents])
+
+
+def _partitions_of(latent: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.int32]:
+    """K-means on the centres of small groups, weighted by their sizes: a hundred runs for the price of a few."""
+    group = _small_groups(latent, rng)
+    sizes = np.bincount(group)
+    centres = np.stack([np.bincount(group, column) / sizes for column in latent.T.astype(np.float64)], axis=1)
+    wanted = np.exp(rng.uniform(np.log(_FEWEST), np.log(_MOST + 1), n)).astype(int)
+    labels = np.empty((n, len(latent)), dtype=np.int32)
+    for row, n_clusters in enumerate(wanted):
+        kept = np.flatnonzero(rng.random(len(sizes)) < _KEPT)
+        if not len(kept):
+            kept = np.arange(len(sizes))
+        model = _kmeans(centres[kept], min(n_clusters, len(kept)), rng, sizes[kept])
+        labels[row] = model.predict(centres)[group]
+    return labels
+
+
+def _small_groups(x: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.int64]:
+    """(n,) group of each row, at most _GROUPS of rows that lie together."""
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    labels = _kmeans(x, min(_GROUPS, len(x)), rng, None, max_iter=20).labels_
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def _kmeans(
+    x: NDArray[np.floating],
+    n: int,
+    rng: np.random.Generator,
+    weights: NDArray[np.integer] | None,
+    max_iter: int = 300,
+) -> KMeans:
+    from sklearn.cluster import KMeans
+
+    with _duplicates_allowed():
+        model = KMeans(n, n_init=1, max_iter=max_iter, random_state=int(rng.integers(2**31)))
+        return model.fit(x, sample_weight=weights)
+
+
+@contextmanager
+def _duplicates_allowed() -> Iterator[None]:
+    """Fewer distinct cells than clusters are no cause for sklearn's warning."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+@dataclass(frozen=True)
+class MergeTree:
+    """Groups of cells joined two at a time, those that most partitions keep together first.
+
+    Node ``i`` is a group for ``i < n_groups``, else it joins ``children[i - n_groups]``.
+    """
+
+    group: NDArray[np.int64]  # (n_cells,) group of each cell
+    children: NDArray[np.int64]  # (n_groups - 1, 2)
+    coassociation: NDArray[np.float64]  # (n_groups - 1,) share of partitions that keep the two together, cell by cell
+
+    @classmethod
+    def of(cls, labels: NDArray[np.int32], rng: np.random.Generator) -> MergeTree:
+        """The tree of partitions (n_partitions, n_cells), by average linkage over cells."""
+        sketch = np.zeros((labels.shape[1], _SKETCH), dtype=np.float32)
+        for row in labels:
+            sketch += rng.normal(size=(row.max() + 1, _SKETCH)).astype(np.float32)[row]
+        return cls.of_groups(labels, _small_groups(sketch, rng))
+
+    @classmethod
+    def of_groups(cls, labels: NDArray[np.int32], group: NDArray[np.int64]) -> MergeTree:
+        """The tree above these groups (n_cells,)."""
+        sizes = np.bincount(group).astype(np.float64)
+        together = np.zeros((len(sizes), len(sizes)))
+        for row in labels:
+            n_clusters = int(row.max()) + 1
+            shared = np.bincount(group * n_clusters + row, minlength=len(sizes) * n_clusters)
+            share = shared.reshape(len(sizes), n_clusters) / sizes[:, None]
+            together += share @ share.T
+        children, coassociation = _average_linkage(together / len(labels), sizes)
+        return cls(group, children, coassociation)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of leaves."""
+        return len(self.children) + 1
+
+    def members(self, node: int) -> NDArray[np.bool_]:
+        """(n_cells,) whether each cell lies below ``node``."""
+        leaves, stack = np.zeros(self.n_groups, dtype=bool), [node]
+        while stack:
+            node = stack.pop()
+            if node < self.n_groups:
+                leaves[node] = True
+            else:
+                stack.extend(self.children[node - self.n_groups])
+        return leaves[self.group]
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Cells below each node."""
+        sizes = [*np.bincount(self.group, minlength=self.n_groups)]
+        for left, right in self.children:
+            sizes.append(sizes[left] + sizes[right])
+        return np.array(sizes, dtype=np.int64)
+
+    def splits(self) -> list[int]:
+        """Inner nodes in the order in which growing numbers of clusters open them.
+
+        The next is the one whose halves fewest partitions keep together, with some favour (a tenth root) for the size
+        of the smaller half, or the way to it: a node opens before those below it.
+        """
+        sizes = self.sizes()
+        smaller = sizes[self.children].min(axis=1)
+        worth = (1 - self.coassociation) * smaller**_SIZE_POWER
+        for i, pair in enumerate(self.children):
+            below = pair[pair >= self.n_groups] - self.n_groups
+            worth[i] = max(worth[i], *worth[below]) if len(below) else worth[i]
+        order: list[int] = []
+        queue = [(-worth[-1], 2 * self.n_groups - 2)] if self.n_groups > 1 else []
+        while queue:
+            _, node = heapq.heappop(queue)
+            order.append(node)
+            for child in self.children[node - self.n_groups]:
+                if child >= self.n_groups:
+                    heapq.heappush(queue, (-worth[child - self.n_groups], int(child)))
+        return order
+
+    def cut(self, n_clusters: int) -> NDArray[np.int64]:
+        """Labels (n_cells,) of ``n_clusters`` clusters, fewer where there are fewer groups."""
+        opened = self.splits()[: n_clusters - 1]
+        return self._labels(set(opened))
+
+    def _labels(self, opened: set[int]) -> NDArray[np.int64]:
+        root = 2 * self.n_groups - 2
+        labels, stack, n = np.empty(self.n_groups, dtype=np.int64), [(root, 0)], 1
+        while stack:
+            node, label = stack.pop()
+            if node < self.n_groups:
+                labels[node] = label
+                continue
+            left, right = self.children[node - self.n_groups]
+            other = label
+            if node in opened:
+                other, n = n, n + 1
+            stack += [(int(left), label), (int(right), other)]
+        return labels[self.group]
+
+
+def _average_linkage(
+    similarity: NDArray[np.float64], sizes: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """UPGMA of groups that hold ``sizes`` cells each, which scipy's linkage cannot weigh: children and similarities."""
+    similarity, sizes = similarity.copy(), sizes.copy()
+    np.fill_diagonal(similarity, -np.inf)
+    n = len(sizes)
+    node = np.arange(n)
+    children, heights = np.empty((n - 1, 2), dtype=np.int64), np.empty(n - 1)
+    for step in range(n - 1):
+        i, j = divmod(int(similarity.argmax()), n)
+        children[step], heights[step] = (node[i], node[j]), similarity[i, j]
+        joined = (sizes[i] * similarity[i] + sizes[j] * similarity[j]) / (sizes[i] + sizes[j])
+        similarity[i], similarity[:, i] = joined, joined
+        similarity[i, i] = similarity[j] = similarity[:, j] = -np.inf
+        sizes[i] += sizes[j]
+        node[i] = n + step
+    return children, heights
+
+
+def choose_n_clusters(
+    tree: MergeTree, latents: Sequence[NDArray[np.float32]], resolution: float, rng: np.random.Generator
+) -> tuple[int, dict[str, NDArray[np.float64]]]:
+    """How many clusters the partitions and the latents support, and the evidence for it.
+
+    A split counts if fewer than ``resolution / (1 + resolution)`` of the partitions keep its halves together (at 1: if
+    most partitions tell them apart), and if the halves are further apart than those of one Gaussian cut in two, by
+    more than two standard errors (:func:`.separation.separation`, mean over the latents). A split above one that
+    counts does too.
+
+    Returns the number and, for 2, 3, ... clusters, the ``coassociation`` and the ``separation`` (less two standard
+    errors) of the split that makes them, whether it is ``supported``, and the ``least_separation`` for that.
+    """
+    limit = resolution / (1 + resolution)
+    order = tree.splits()[:_TESTED]
+    agreement = np.array([tree.coassociation[node - tree.n_groups] for node in order])
+    apart = np.array([_separation_of(tree, node, latents, rng) for node in order])
+    supported = (agreement < limit) & (apart > _SEPARATED)
+    below = dict(zip(order, supported, strict=True))
+    for i, pair in enumerate(tree.children):  # children come before their parents
+        node = tree.n_groups + i
+        if node in below:
+            below[node] = below[node] or any(below.get(int(child), False) for child in pair)
+    counted = np.array([below[node] for node in order], dtype=bool)
+    curve = {
+        "n_clusters": np.arange(2.0, len(order) + 2),
+        "coassociation": agreement,
+        "separation": apart,
+        "supported": counted.astype(np.float64),
+        "least_separation": np.array(_SEPARATED),
+    }
+    return 1 + int(counted.sum()), curve
+
+
+def _separation_of(
+    tree: MergeTree, node: int, latents: Sequence[NDArray[np.float32]], rng: np.random.Generator
+) -> float:
+    """Lower end of the distance between the halves of a split."""
+    left, right = (tree.members(int(child)) for child in tree.children[node - tree.n_groups])
+    distance = float(np.mean([separation(latent[left], latent[right], rng) for latent in latents]))
+    return distance - 2 * standard_error(distance, int(left.sum()), int(right.sum()))
+
+
+def replicates(
+    labels: NDArray[np.int32], tree: MergeTree, n_clusters: int, n_latents: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Clusterings (n_replicates, n_cells) as another run might give them: from a few partitions of one latent each."""
+    of_latent = np.array_split(np.arange(len(labels)), n_latents)
+    found = []
+    for replicate in range(_REPLICATES):
+        rows = of_latent[replicate % n_latents]
+        few = rng.choice(rows, min(_REPLICATE_PARTITIONS, len(rows)), replace=False)
+        found.append(MergeTree.of_groups(labels[few], tree.group).cut(n_clusters))
+    return np.array(found)
+
+
+def agreement(labels: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n_cells,) share of other clusterings (n_others, n_cells) that put a cell where ``labels`` (n_cells,) has it.
+
+    A cluster of another clustering stands for the one of ``labels`` that most of its cells are in.
+    """
+    kept = np.zeros(len(labels))
+    n = int(labels.max()) + 1
+    for other in others:
+        shared = np.bincount(other * n + labels, minlength=(int(other.max()) + 1) * n).reshape(-1, n)
+        kept += shared.argmax(axis=1)[other] == labels
+    return np.asarray(kept / len(others), dtype=np.float32)
