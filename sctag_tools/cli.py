@@ -64,6 +64,12 @@ def run(
     n_clusters: Annotated[
         int | None, typer.Option("--n-clusters", "--n_clusters", help="Number of clusters; chosen if not given.")
     ] = None,
+    resolution: Annotated[
+        float, typer.Option(help="When the number of clusters is chosen: above 1 for finer ones, below 1 for coarser.")
+    ] = 1.0,
+    batch_key: Annotated[
+        str | None, typer.Option("--batch-key", "--batch_key", help="Column of obs with the experimental batch.")
+    ] = None,
     highly_genes: Annotated[
         int, typer.Option("--highly-genes", "--highly_genes", min=1, help="Highly variable genes to use.")
     ] = 2000,
@@ -101,8 +107,9 @@ def run(
         label_key = _labels(adata, label_key, usual_labels)
         _preprocess(adata, highly_genes, layer, seed)
         _cluster(
-            adata, n_neighbors, highly_genes, preset=preset, n_clusters=n_clusters, pretrain_epochs=pretrain_epochs,
-            cluster_epochs=maxiter, accelerator=accelerator, random_state=seed, key_added=key, progress_bar=not quiet,
+            adata, n_neighbors, highly_genes, preset=preset, n_clusters=n_clusters, resolution=resolution,
+            batch_key=batch_key, pretrain_epochs=pretrain_epochs, cluster_epochs=maxiter, accelerator=accelerator,
+            random_state=seed, key_added=key, progress_bar=not quiet,
         )  # fmt: skip
         _draw(adata, key, label_key, target.with_suffix(".png"))
         adata.write_h5ad(target)
@@ -198,7 +205,7 @@ def _cluster(adata: AnnData, n_neighbors: int, highly_genes: int, **options: Any
     if options["preset"] != "default":
         recipe_published(adata, layer="counts", n_top_genes=highly_genes, random_state=seed)
         use_rep, options["n_top_genes"] = "X_pca_published", highly_genes
-    build_graph(adata, n_neighbors, use_rep=use_rep, random_state=seed)
+    build_graph(adata, n_neighbors, use_rep=use_rep, batch_key=options["batch_key"], random_state=seed)
     sctag(adata, layer="counts", **options)
 
 

@@ -6,7 +6,14 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
-from sctag_tools._core.consensus import MergeTree, _average_linkage, choose_n_clusters, partitions
+from sctag_tools._core.consensus import (
+    MergeTree,
+    _average_linkage,
+    agreement,
+    choose_n_clusters,
+    partitions,
+    replicates,
+)
 
 
 def blobs(n_blobs, *, n=100, n_latent=8, distance=12.0, seed=0):
@@ -82,7 +89,7 @@ def test_the_same_draws_give_the_same_tree():
 def test_number_of_blobs_is_found(n_blobs):
     found, curve = chosen(blobs(n_blobs)[0])
     assert found == n_blobs == 1 + curve["supported"].sum()
-    assert {len(values) for values in curve.values()} == {len(curve["n_clusters"])}
+    assert len(curve["n_clusters"]) == len(curve["coassociation"]) == len(curve["separation"])
     np.testing.assert_array_equal(curve["n_clusters"][:3], [2, 3, 4])
 
 
@@ -101,3 +108,21 @@ def test_resolution_moves_the_number_one_way():
 @pytest.mark.parametrize("latent", [np.zeros((50, 4), np.float32), np.eye(2, 4, dtype=np.float32)])
 def test_nothing_to_tell_apart_is_one_cluster(latent):
     assert chosen(latent)[0] == 1
+
+
+def test_agreement_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    others = np.array([[5, 5, 5, 2, 2, 2], [0, 0, 1, 1, 1, 1], [0, 1, 2, 3, 3, 3]])
+    np.testing.assert_allclose(agreement(labels, others), [1, 1, 2 / 3, 1, 1, 1])
+
+
+def test_replicates_agree_where_clusters_are_clear():
+    latent, labels = blobs(4)
+    latent[:5] = (latent[:100].mean(axis=0) + latent[100:200].mean(axis=0)) / 2
+    rng = np.random.default_rng(0)
+    found = partitions([latent], rng)
+    tree = MergeTree.of(found, rng)
+    kept = agreement(tree.cut(4), replicates(found, tree, 4, 1, rng))
+    assert kept[200:].min() == 1
+    assert len(labels) == len(kept)
+    assert kept.min() >= 0

@@ -124,3 +124,18 @@ def test_cluster_divergence_is_kl_of_p_from_q():
     p, q = torch.tensor([[0.9, 0.1], [1.0, 0.0]]), torch.tensor([[0.5, 0.5], [0.25, 0.75]])
     expected = np.mean([stats.entropy([0.9, 0.1], [0.5, 0.5]), np.log(4)])
     assert losses.cluster_divergence(p, q).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_multinomial_against_scipy():
+    rng = np.random.default_rng(0)
+    counts, logits = rng.poisson(2.0, (5, 8)).astype(np.float64), rng.normal(size=(2, 5, 8))
+    ours = [losses.multinomial_cross_entropy(torch.tensor(counts), torch.tensor(part)).numpy() for part in logits]
+    theirs = [
+        -stats.multinomial.logpmf(counts, counts.sum(axis=1), special.softmax(part, axis=1)) / counts.sum(axis=1)
+        for part in logits
+    ]
+    np.testing.assert_allclose(ours[0] - ours[1], theirs[0] - theirs[1])  # equal but for the constant
+
+
+def test_a_cell_without_counts_costs_nothing():
+    assert losses.multinomial_cross_entropy(torch.zeros(1, 4), torch.randn(1, 4)).item() == 0

@@ -1,0 +1,111 @@
+"""``batch_key``: the graph draws on every batch, and the latent holds less of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from sklearn.neighbors import NearestNeighbors
+
+import sctag_tools as sctag
+from sctag_tools._core.inputs import scaled_expression
+from sctag_tools._core.neighbors import find_neighbors_across, levelled
+
+
+@pytest.fixture
+def batched():
+    """Counts of 3 groups in 2 batches; each gene is up to twenty times higher in one batch, more than groups differ."""
+    rng = np.random.default_rng(0)
+    group, batch = np.repeat([0, 1, 2], 80), np.tile([0, 1], 120)
+    rates = rng.gamma(2.0, 1.0, (3, 150))[group] * np.exp(rng.normal(0, 1.5, (2, 150)))[batch]
+    adata = AnnData(rng.poisson(rates).astype(np.float32))
+    adata.obs["group"], adata.obs["donor"] = group.astype(str), np.array(["a", "b"])[batch]
+    return adata
+
+
+def test_neighbours_are_the_nearest_of_each_batch():
+    rng = np.random.default_rng(0)
+    x, batches = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, 60)
+    found = find_neighbors_across(x, batches, 8, metric="euclidean", random_state=0)
+    assert found.indices.shape == (60, 1 + 3 * 3)  # 7 others in three shares, rounded up
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(60))
+    assert (np.diff(found.distances, axis=1) >= 0).all()
+    for batch in range(3):
+        members = np.flatnonzero(batches == batch)
+        theirs = members[NearestNeighbors(n_neighbors=4).fit(x[members]).kneighbors(x, return_distance=False)]
+        for cell in range(60):
+            expected = [other for other in theirs[cell] if other != cell][:3]
+            ours = found.indices[cell, 1:]
+            assert set(ours[batches[ours] == batch]) == set(expected)
+
+
+def test_approximate_search_finds_them_too():
+    rng = np.random.default_rng(0)
+    x, batches = rng.normal(size=(300, 5)).astype(np.float32), rng.integers(0, 2, 300)
+    options = {"metric": "euclidean", "random_state": 0}
+    one, other = (find_neighbors_across(x, batches, 11, exact=exact, **options) for exact in (True, False))
+    same = [len(set(a) & set(b)) for a, b in zip(one.indices, other.indices, strict=True)]
+    assert np.mean(same) > 0.95 * 11
+
+
+def test_levelled_distances_start_at_zero_in_each_batch():
+    rng = np.random.default_rng(0)
+    x, batches = rng.normal(size=(40, 3)).astype(np.float32), np.tile([0, 1], 20)
+    x[batches == 1] += 50
+    found = find_neighbors_across(x, batches, 9, metric="euclidean", random_state=0)
+    level = levelled(found, batches)
+    np.testing.assert_array_equal(level.indices, found.indices)
+    assert (level.distances >= 0).all()
+    for batch in (0, 1):
+        inside = batches[found.indices[:, 1:]] == batch
+        assert np.where(inside, level.distances[:, 1:], np.inf).min(axis=1).max() == 0
+
+
+def test_expression_is_centred_within_batches(batched):
+    counts = batched.X
+    from scipy import sparse
+
+    totals, batches = counts.sum(axis=1), np.tile([0, 1], 120)
+    x = scaled_expression(sparse.csr_matrix(counts), totals, batches)
+    for batch in (0, 1):
+        np.testing.assert_allclose(x[batches == batch].mean(axis=0), 0, atol=0.05)  # but for the clipping
+    assert np.abs(scaled_expression(sparse.csr_matrix(counts), totals)[::2].mean(axis=0)).max() > 0.5
+
+
+@pytest.mark.parametrize("likelihood", ["multinomial", "zinb"])
+def test_batches_are_left_out_of_the_clusters(batched, likelihood):
+    options = {"likelihood": likelihood, "pretrain_epochs": 60, "progress_bar": False}
+    sctag.pp.build_graph(batched)
+    sctag.tl.sctag(batched, 3, key_added="without", **options)
+    sctag.pp.build_graph(batched, batch_key="donor")
+    sctag.tl.sctag(batched, 3, batch_key="donor", key_added="within", **options)
+    groups = {key: sctag.metrics.ari(batched.obs["group"], batched.obs[key]) for key in ("without", "within")}
+    assert groups["without"] < 0.6
+    assert groups["within"] > 0.9
+    assert batched.uns["within"]["params"]["batch_key"] == "donor"
+    assert batched.uns["sctag_neighbors"]["params"]["batch_key"] == "donor"
+
+
+def test_one_batch_is_none(batched, short):
+    batched.obs["lab"] = "here"
+    sctag.pp.build_graph(batched)
+    plain = sctag.tl.sctag(batched, 3, copy=True, **short)
+    sctag.pp.build_graph(batched, batch_key="lab")
+    sctag.tl.sctag(batched, 3, batch_key="lab", **short)
+    np.testing.assert_array_equal(batched.obsm["X_sctag"], plain.obsm["X_sctag"])
+
+
+def test_what_is_refused(batched, unchanged):
+    sctag.pp.build_graph(batched)
+    batched.obs["gaps"] = batched.obs["donor"].where(batched.obs["donor"] == "a")
+    batched.obs["rare"] = np.where(np.arange(240) < 3, "few", "many")
+    with unchanged(batched):
+        for function in (sctag.pp.build_graph, sctag.tl.sctag):
+            with pytest.raises(KeyError, match=r"batch_key='none' is no column of adata\.obs"):
+                function(batched, batch_key="none")
+            with pytest.raises(ValueError, match=r"adata\.obs\['gaps'\] lacks the batch of 120 cells"):
+                function(batched, batch_key="gaps")
+        with pytest.raises(ValueError, match="a batch has 3 cells, too few"):
+            sctag.pp.build_graph(batched, batch_key="rare")
+        with pytest.raises(ValueError, match="preset='paper' knows no batches"):
+            sctag.tl.sctag(batched, 3, preset="paper", batch_key="donor")
