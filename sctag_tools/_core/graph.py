@@ -66,3 +66,20 @@ def subgraph_targets(adjacency: sparse.csr_matrix, rows: NDArray[np.int64]) -> N
     totals = targets.sum(axis=1, keepdims=True)
     np.divide(targets, totals, out=targets, where=totals > 0)
     return targets
+
+
+def nearest_entries(distances: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
+    """The ``k`` smallest entries of each row of (n, n) distances, none of them on the diagonal.
+
+    scanpy stores one neighbour more for a search that is not exact, or the cell itself, with the same
+    ``n_neighbors``.
+    """
+    n = distances.shape[0]
+    rows = np.repeat(np.arange(n), np.diff(distances.indptr))
+    others = rows != distances.indices
+    rows, columns, values = rows[others], distances.indices[others], distances.data[others]
+    order = np.lexsort((columns, values, rows))
+    rows, columns, values = rows[order], columns[order], values[order]
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    kept = place < k
+    return sparse.csr_matrix((values[kept], (rows[kept], columns[kept])), shape=(n, n))

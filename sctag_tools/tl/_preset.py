@@ -42,15 +42,22 @@ def check_preset(
 def fit_preset(
     counts: sparse.csr_matrix,
     distances: sparse.csr_matrix,
+    n_neighbors: int | None,
     n_clusters: int | None,
     preset: str,
     config: Config,
     n_top_genes: int,
     **training: Any,
 ) -> tuple[Fit, NDArray[np.bool_]]:
-    """Run the published method on raw counts (n_obs, n_vars); returns the result and the genes that it used."""
-    from .._core import published
+    """Run the published method on raw counts (n_obs, n_vars); returns the result and the genes that it used.
 
+    ``n_neighbors`` is what the graph was asked for, the cell itself included; None if that is not known.
+    """
+    from .._core import published
+    from .._core.graph import nearest_entries
+
+    if n_neighbors is not None:
+        distances = nearest_entries(distances, n_neighbors - 1)
     inputs = published_inputs(counts, training["random_state"], n_top_genes=n_top_genes)
     result = published.fit_published(
         inputs.x,

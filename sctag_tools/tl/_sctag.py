@@ -220,7 +220,8 @@ def sctag(
         "progress": progress_bar and logg.verbosity() > 0,
     }
     if genes is None:
-        result, genes = fit_preset(counts, weights, n_clusters, preset, config, n_top_genes, **training)
+        n_neighbors = adata.uns[neighbors_key].get("params", {}).get("n_neighbors")
+        result, genes = fit_preset(counts, weights, n_neighbors, n_clusters, preset, config, n_top_genes, **training)
     else:
         from .._core.fit import fit  # torch and PyG load here
 

@@ -10,6 +10,7 @@ from torch_geometric.nn import TAGConv
 
 from sctag_tools._core.graph import (
     hop_blocks,
+    nearest_entries,
     normalise_adjacency,
     sample_neighbors,
     subgraph_targets,
@@ -121,3 +122,10 @@ def test_subgraph_targets_are_rows_of_the_graph_scaled_to_one():
     found = subgraph_targets(graph, rows)
     np.testing.assert_allclose(found[totals > 0], expected[totals > 0] / totals[totals > 0, None], rtol=1e-6)
     assert (found[totals == 0] == 0).all()
+
+
+def test_nearest_entries_by_hand():
+    distances = sparse.csr_matrix(([0.0, 3.0, 1.0, 2.0, 5.0, 4.0], [0, 1, 2, 3, 0, 2], [0, 4, 4, 4, 6]), shape=(4, 4))
+    kept = nearest_entries(distances, 2)
+    assert [kept.indices[kept.indptr[i] : kept.indptr[i + 1]].tolist() for i in range(4)] == [[2, 3], [], [], [0, 2]]
+    assert kept[0, 3] == 2

@@ -1,0 +1,158 @@
+"""How far results can be trusted: agreement between runs, confidence, rare cells, one class alone, batches.
+
+    OMP_NUM_THREADS=1 python docs/benchmarks/robustness.py DATA_FOLDER agreement --out docs/benchmarks/robustness.csv
+    OMP_NUM_THREADS=1 python docs/benchmarks/robustness.py DATA_FOLDER rare batch homogeneous
+
+DATA_FOLDER and protocol are those of accuracy.py; the number of clusters is not given but for scores against labels.
+"agreement": ARI between two seeds, and between all cells and a random 90 %; calibration of the confidence (expected
+calibration error against the share of cells that keep their cluster), and its AUROC for cells in a wrong cluster with
+the number given. "rare": F1 of the cluster that holds B cells thinned to 1 % (at least 20). "batch": Kang_ifnb2800
+with and without the stimulation as `batch_key`. "homogeneous": Poisson counts from the mean profile of a set. One CSV
+row a figure; figures that the CSV holds are not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from accuracy import LABELS, prepare
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import roc_auc_score
+
+import sctag_tools as sctag
+
+COLUMNS = ["check", "set", "seed", "name", "value"]
+
+
+def cluster(adata: ad.AnnData, n_clusters: int | None, seed: int, batch_key: str | None = None) -> ad.AnnData:
+    adata = adata.copy()
+    sctag.pp.build_graph(adata, random_state=seed, batch_key=batch_key)
+    sctag.tl.sctag(adata, n_clusters, random_state=seed, batch_key=batch_key, progress_bar=False)
+    return adata
+
+
+def kept(first: pd.Series, second: pd.Series) -> np.ndarray:
+    """Whether each cell is in the same cluster of both, clusters matched one to one for most cells."""
+    table = pd.crosstab(first.astype(str), second.astype(str))
+    rows, columns = linear_sum_assignment(-table.to_numpy())
+    partner = dict(zip(table.index[rows], table.columns[columns], strict=True))
+    return (first.astype(str).map(partner) == second.astype(str)).to_numpy()
+
+
+def calibration_error(confidence: np.ndarray, happened: np.ndarray, n_bins: int = 10) -> float:
+    """Mean over cells of |confidence - share that happened| of their bin."""
+    bins = np.clip((confidence * n_bins).astype(int), 0, n_bins - 1)
+    gaps = [
+        abs(confidence[bins == i].mean() - happened[bins == i].mean()) * (bins == i).mean()
+        for i in range(n_bins)
+        if (bins == i).any()
+    ]
+    return float(sum(gaps))
+
+
+def agreement(folder: Path, seed: int):
+    for path in sorted(folder.glob("*.h5ad")):
+        adata, labels = prepare(path, seed)
+        first, second = cluster(adata, None, 2 * seed), cluster(adata, None, 2 * seed + 1)
+        chosen = np.random.default_rng(seed).random(adata.n_obs) < 0.9
+        part = cluster(adata[chosen], None, 2 * seed + 1)
+        same, same_part = (
+            kept(first.obs["sctag"], second.obs["sctag"]),
+            kept(first.obs["sctag"][chosen], part.obs["sctag"]),
+        )
+        confidence = first.obs["sctag_confidence"].to_numpy()
+        yield path.stem, "ARI between seeds", sctag.metrics.ari(first.obs["sctag"], second.obs["sctag"])
+        yield path.stem, "ARI with 90 %", sctag.metrics.ari(first.obs["sctag"][chosen], part.obs["sctag"])
+        yield path.stem, "calibration error, seeds", calibration_error(confidence, same)
+        yield path.stem, "calibration error, 90 %", calibration_error(confidence[chosen], same_part)
+        given = cluster(adata, labels.nunique(), seed)
+        wrong = ~kept(labels, given.obs["sctag"])
+        if wrong.sum() >= 20:
+            auroc = roc_auc_score(wrong, -given.obs["sctag_confidence"])
+            yield path.stem, "AUROC of wrong cells", auroc
+
+
+def rare(folder: Path, seed: int):
+    for name in ("Kang_ifnb2800", "Zheng_sorted2140"):
+        full = ad.read_h5ad(folder / f"{name}.h5ad")
+        is_b = full.obs[LABELS].astype(str).str.lower().str.startswith("b").to_numpy()  # activated ones among them
+        wanted = max(20, round(0.01 * (~is_b).sum() / 0.99))
+        rng = np.random.default_rng(seed)
+        few = rng.choice(np.flatnonzero(is_b), wanted, replace=False)
+        adata = full[np.sort(np.concatenate([np.flatnonzero(~is_b), few]))].copy()
+        b = full.obs_names[few]
+        adata.layers["counts"] = adata.X.copy()
+        sc.pp.normalize_total(adata, target_sum=1e4)
+        sc.pp.log1p(adata)
+        sc.pp.highly_variable_genes(adata, n_top_genes=2000)
+        truth = pd.Series(adata.obs_names.isin(b), index=adata.obs_names)
+        adata.obs = adata.obs[[]]
+        labels = cluster(adata, None, seed).obs["sctag"]
+        scores = [
+            2 * (truth & (labels == k)).sum() / (truth.sum() + (labels == k).sum()) for k in labels.cat.categories
+        ]
+        yield name, f"F1 of {wanted} B cells", max(scores)
+
+
+def batch(folder: Path, seed: int):
+    names = ad.read_h5ad(folder / "Kang_ifnb2800.h5ad", backed="r").obs_names
+    adata, labels = prepare(folder / "Kang_ifnb2800.h5ad", seed)
+    order = np.random.default_rng(seed).permutation(adata.n_obs)
+    adata.obs["stimulation"] = [name.rsplit("_", 1)[1] for name in names[order]]
+    for key in (None, "stimulation"):
+        for n_clusters in (labels.nunique(), None):
+            found = cluster(adata, n_clusters, seed, key).obs["sctag"]
+            told = "given" if n_clusters else "not given"
+            yield (
+                "Kang_ifnb2800",
+                f"ARI, {'with' if key else 'without'} batch_key, K {told}",
+                sctag.metrics.ari(labels, found),
+            )
+
+
+def homogeneous(folder: Path, seed: int):
+    for path in sorted(folder.glob("*.h5ad")):
+        counts = ad.read_h5ad(path).X.tocsr()
+        totals = np.asarray(counts.sum(axis=1)).ravel()[:1500]
+        profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
+        drawn = np.random.default_rng(seed).poisson(totals[:, None] * profile).astype(np.float32)
+        adata = ad.AnnData(sparse.csr_matrix(drawn))
+        sc.pp.filter_genes(adata, min_cells=3)
+        adata.layers["counts"] = adata.X.copy()
+        sc.pp.normalize_total(adata, target_sum=1e4)
+        sc.pp.log1p(adata)
+        sc.pp.highly_variable_genes(adata, n_top_genes=min(2000, adata.n_vars))
+        yield path.stem, "clusters in Poisson counts of one profile", cluster(adata, None, seed).obs["sctag"].nunique()
+
+
+CHECKS = {"agreement": agreement, "rare": rare, "batch": batch, "homogeneous": homogeneous}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("checks", nargs="*", choices=CHECKS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
+    options = parser.parse_args()
+    done = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=COLUMNS)
+    for check in options.checks:
+        for seed in range(options.seeds):
+            if ((done["check"] == check) & (done["seed"] == seed)).any():
+                continue
+            rows = [(check, name, seed, what, value) for name, what, value in CHECKS[check](options.folder, seed)]
+            table = pd.DataFrame(rows, columns=COLUMNS).round(4)
+            table.to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
+            print(table.to_string(index=False, header=False), flush=True)
+    done = pd.read_csv(options.out)
+    print(done.groupby(["check", "name", "set"])["value"].agg(["mean", "min", "max", "count"]).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
