@@ -19,7 +19,7 @@ import numpy as np
 from .separation import separation, standard_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
     from sklearn.cluster import KMeans
@@ -31,7 +31,8 @@ _GROUPS = 300
 _SKETCH = 40  # dimensions of the random projection in which groups of like cells are found
 _SIZE_POWER = 0.1
 _REPLICATES = 21
-_REPLICATE_PARTITIONS = 12
+_REPLICATE_PARTITIONS = 6
+_REPLICATE_FINENESS = 1.5  # finer than the clustering: a part that straddles two clusters is doubt, a small one is not
 _TESTED = 60  # splits from the top of the tree that are considered
 _SEPARATED = 3.5  # halves of one Gaussian are up to 3.2 apart; partitions that follow its noise, a little more
 
@@ -144,15 +145,17 @@ class MergeTree:
             sizes.append(sizes[left] + sizes[right])
         return np.array(sizes, dtype=np.int64)
 
-    def splits(self) -> list[int]:
+    def splits(self, supported: Collection[int] = ()) -> list[int]:
         """Inner nodes in the order in which growing numbers of clusters open them.
 
-        The next is the one whose halves fewest partitions keep together, with some favour (a tenth root) for the size
-        of the smaller half, or the way to it: a node opens before those below it.
+        Those of ``supported`` come first, and those above them. Among equals the next is the one whose halves fewest
+        partitions keep together, with some favour (a tenth root) for the size of the smaller half, or the way to it:
+        a node opens before those below it.
         """
         sizes = self.sizes()
         smaller = sizes[self.children].min(axis=1)
         worth = (1 - self.coassociation) * smaller**_SIZE_POWER
+        worth += (worth.max(initial=0) + 1) * np.isin(np.arange(len(worth)) + self.n_groups, list(supported))
         for i, pair in enumerate(self.children):
             below = pair[pair >= self.n_groups] - self.n_groups
             worth[i] = max(worth[i], *worth[below]) if len(below) else worth[i]
@@ -166,10 +169,9 @@ class MergeTree:
                     heapq.heappush(queue, (-worth[child - self.n_groups], int(child)))
         return order
 
-    def cut(self, n_clusters: int) -> NDArray[np.int64]:
+    def cut(self, n_clusters: int, supported: Collection[int] = ()) -> NDArray[np.int64]:
         """Labels (n_cells,) of ``n_clusters`` clusters, fewer where there are fewer groups."""
-        opened = self.splits()[: n_clusters - 1]
-        return self._labels(set(opened))
+        return self._labels(set(self.splits(supported)[: n_clusters - 1]))
 
     def _labels(self, opened: set[int]) -> NDArray[np.int64]:
         root = 2 * self.n_groups - 2
@@ -207,38 +209,57 @@ def _average_linkage(
     return children, heights
 
 
-def choose_n_clusters(
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for the splits near the top of a tree."""
+
+    nodes: list[int]  # in the order in which growing numbers of clusters open them
+    coassociation: NDArray[np.float64]  # (n_nodes,) share of partitions that keep the halves together
+    separation: NDArray[np.float64]  # (n_nodes,) distance of the halves, less two standard errors
+    supported: NDArray[np.bool_]  # (n_nodes,) the split counts, or lies above one that does
+
+    @property
+    def supported_nodes(self) -> list[int]:
+        """The nodes of the splits that count."""
+        return [node for node, counts in zip(self.nodes, self.supported, strict=True) if counts]
+
+    @property
+    def n_clusters(self) -> int:
+        """One more than the splits that count."""
+        return 1 + int(self.supported.sum())
+
+    def curve(self) -> dict[str, NDArray[np.float64]]:
+        """The same for 2, 3, ... clusters, with the ``least_separation`` of a split that counts."""
+        return {
+            "n_clusters": np.arange(2.0, len(self.nodes) + 2),
+            "coassociation": self.coassociation,
+            "separation": self.separation,
+            "supported": self.supported.astype(np.float64),
+            "least_separation": np.array(_SEPARATED),
+        }
+
+
+def evidence(
     tree: MergeTree, latents: Sequence[NDArray[np.float32]], resolution: float, rng: np.random.Generator
-) -> tuple[int, dict[str, NDArray[np.float64]]]:
-    """How many clusters the partitions and the latents support, and the evidence for it.
+) -> Evidence:
+    """Which splits of cells the partitions and the latents support.
 
     A split counts if fewer than ``resolution / (1 + resolution)`` of the partitions keep its halves together (at 1: if
     most partitions tell them apart), and if the halves are further apart than those of one Gaussian cut in two, by
     more than two standard errors (:func:`.separation.separation`, mean over the latents). A split above one that
     counts does too.
-
-    Returns the number and, for 2, 3, ... clusters, the ``coassociation`` and the ``separation`` (less two standard
-    errors) of the split that makes them, whether it is ``supported``, and the ``least_separation`` for that.
     """
     limit = resolution / (1 + resolution)
-    order = tree.splits()[:_TESTED]
-    agreement = np.array([tree.coassociation[node - tree.n_groups] for node in order])
-    apart = np.array([_separation_of(tree, node, latents, rng) for node in order])
-    supported = (agreement < limit) & (apart > _SEPARATED)
-    below = dict(zip(order, supported, strict=True))
-    for i, pair in enumerate(tree.children):  # children come before their parents
-        node = tree.n_groups + i
-        if node in below:
-            below[node] = below[node] or any(below.get(int(child), False) for child in pair)
-    counted = np.array([below[node] for node in order], dtype=bool)
-    curve = {
-        "n_clusters": np.arange(2.0, len(order) + 2),
-        "coassociation": agreement,
-        "separation": apart,
-        "supported": counted.astype(np.float64),
-        "least_separation": np.array(_SEPARATED),
-    }
-    return 1 + int(counted.sum()), curve
+    tested = tree.splits()[:_TESTED]
+    agreed = {node: float(tree.coassociation[node - tree.n_groups]) for node in tested}
+    apart = {node: _separation_of(tree, node, latents, rng) for node in tested}
+    counts = {node: agreed[node] < limit and apart[node] > _SEPARATED for node in tested}
+    for node in sorted(tested):  # children come before their parents
+        counts[node] |= any(counts.get(int(child), False) for child in tree.children[node - tree.n_groups])
+    supported = {node for node, found in counts.items() if found}
+    order = [node for node in tree.splits(supported) if node in counts]
+    kept_together, distances = (np.array([values[node] for node in order]) for values in (agreed, apart))
+    return Evidence(order, kept_together, distances, np.array([node in supported for node in order], dtype=bool))
 
 
 def _separation_of(
@@ -253,13 +274,13 @@ def _separation_of(
 def replicates(
     labels: NDArray[np.int32], tree: MergeTree, n_clusters: int, n_latents: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Clusterings (n_replicates, n_cells) as another run might give them: from a few partitions of one latent each."""
+    """Clusterings (n_replicates, n_cells), from a few partitions of one latent each, to hold ``n_clusters`` against."""
     of_latent = np.array_split(np.arange(len(labels)), n_latents)
     found = []
     for replicate in range(_REPLICATES):
         rows = of_latent[replicate % n_latents]
         few = rng.choice(rows, min(_REPLICATE_PARTITIONS, len(rows)), replace=False)
-        found.append(MergeTree.of_groups(labels[few], tree.group).cut(n_clusters))
+        found.append(MergeTree.of_groups(labels[few], tree.group).cut(round(_REPLICATE_FINENESS * n_clusters)))
     return np.array(found)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from .consensus import MergeTree, agreement, choose_n_clusters, partitions, replicates
+from .consensus import MergeTree, agreement, evidence, partitions, replicates
 from .data import CellData
 from .inputs import canonical_order
 from .latent import centroids_of, joint_latent
@@ -79,7 +79,7 @@ def fit(
     weights
         (n_cells, n_cells) edge weights of the cell graph, CSR.
     n_clusters
-        Number of clusters, or None to have it chosen, at this ``resolution`` (:func:`.consensus.choose_n_clusters`).
+        Number of clusters, or None to have it chosen, at this ``resolution`` (:func:`.consensus.evidence`).
     batches
         (n_cells,) number of the experimental batch of each cell, from 0; None if there is one.
     random_state
@@ -104,11 +104,12 @@ def fit(
             latents = [latent.cpu().numpy() for latent in trainer.latents()]
             found = partitions(latents, rng)
             tree = MergeTree.of(found, rng)
-            curve = None
-            if n_clusters is None:
-                n_clusters, curve = choose_n_clusters(tree, latents, resolution, rng)
+            grounds = evidence(tree, latents, resolution, rng)
+            curve = grounds.curve() if n_clusters is None else None
+            n_clusters = grounds.n_clusters if n_clusters is None else n_clusters
+            start = tree.cut(n_clusters, grounds.supported_nodes)
             votes = replicates(found, tree, n_clusters, len(latents), rng)
-            starts = [centroids_of(latent, tree.cut(n_clusters)) for latent in latents]
+            starts = [centroids_of(latent, start) for latent in latents]
         with stage("clustering"):
             stops["clustering"] = trainer.cluster(starts)
             proba = trainer.assignment().cpu().numpy()

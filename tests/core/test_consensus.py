@@ -10,7 +10,7 @@ from sctag_tools._core.consensus import (
     MergeTree,
     _average_linkage,
     agreement,
-    choose_n_clusters,
+    evidence,
     partitions,
     replicates,
 )
@@ -29,7 +29,8 @@ def tree_of(*latents, seed=0):
 
 
 def chosen(*latents, resolution=1.0):
-    return choose_n_clusters(tree_of(*latents), latents, resolution, np.random.default_rng(0))
+    found = evidence(tree_of(*latents), latents, resolution, np.random.default_rng(0))
+    return found.n_clusters, found.curve()
 
 
 def test_average_linkage_is_scipys_when_groups_are_repeated():
@@ -91,6 +92,17 @@ def test_number_of_blobs_is_found(n_blobs):
     assert found == n_blobs == 1 + curve["supported"].sum()
     assert len(curve["n_clusters"]) == len(curve["coassociation"]) == len(curve["separation"])
     np.testing.assert_array_equal(curve["n_clusters"][:3], [2, 3, 4])
+
+
+def test_supported_splits_open_first():
+    """A rare blob far away comes before an arbitrary cut of a big one."""
+    latent = np.concatenate([blobs(2, n=400, distance=8.0)[0], blobs(1, n=12, distance=0.0, seed=1)[0] + 30])
+    tree = tree_of(latent)
+    found = evidence(tree, [latent], 1.0, np.random.default_rng(0))
+    assert found.n_clusters == 3
+    assert found.supported.tolist() == sorted(found.supported, reverse=True)
+    labels = tree.cut(3, found.supported_nodes)
+    assert adjusted_rand_score(np.repeat([0, 1, 2], [400, 400, 12]), labels) == 1
 
 
 def test_a_lengthy_cloud_is_one_cluster():
