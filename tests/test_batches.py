@@ -39,6 +39,7 @@ def test_neighbours_are_the_nearest_of_each_batch():
             assert set(ours[batches[ours] == batch]) == set(expected)
 
 
+@pytest.mark.slow  # compiles pynndescent's query for a minute
 def test_approximate_search_finds_them_too():
     rng = np.random.default_rng(0)
     x, batches = rng.normal(size=(300, 5)).astype(np.float32), rng.integers(0, 2, 300)
@@ -74,7 +75,7 @@ def test_expression_is_centred_within_batches(batched):
 
 @pytest.mark.parametrize("likelihood", ["multinomial", "zinb"])
 def test_batches_are_left_out_of_the_clusters(batched, likelihood):
-    options = {"likelihood": likelihood, "pretrain_epochs": 60, "progress_bar": False}
+    options = {"likelihood": likelihood, "n_networks": 1, "pretrain_epochs": 60, "progress_bar": False}
     sctag.pp.build_graph(batched)
     sctag.tl.sctag(batched, 3, key_added="without", **options)
     sctag.pp.build_graph(batched, batch_key="donor")

@@ -323,3 +323,12 @@ def test_help_and_version():
     from importlib.metadata import version
 
     assert CliRunner().invoke(app, ["--version"]).stdout.strip() == version("sctag-tools")
+
+
+def test_batches_and_resolution(data, blobs):
+    blobs.obs["donor"] = np.tile(["a", "b"], 75)
+    blobs.write_h5ad("donors.h5ad")
+    _succeeds("donors.h5ad", "--batch-key", "donor", "--resolution", 0.5, *SHORT)
+    adata = _check_files("donors_sctag.h5ad")
+    assert adata.uns["sctag"]["params"]["batch_key"] == adata.uns["sctag_neighbors"]["params"]["batch_key"] == "donor"
+    assert adata.uns["sctag"]["params"]["resolution"] == 0.5
