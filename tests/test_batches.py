@@ -73,7 +73,7 @@ def test_expression_is_centred_within_batches(batched):
     assert np.abs(scaled_expression(sparse.csr_matrix(counts), totals)[::2].mean(axis=0)).max() > 0.5
 
 
-@pytest.mark.parametrize("likelihood", ["multinomial", "zinb"])
+@pytest.mark.parametrize("likelihood", ["multinomial", pytest.param("zinb", marks=pytest.mark.slow)])
 def test_batches_are_left_out_of_the_clusters(batched, likelihood):
     options = {"likelihood": likelihood, "n_networks": 1, "pretrain_epochs": 60, "progress_bar": False}
     sctag.pp.build_graph(batched)
