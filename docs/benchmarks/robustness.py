@@ -8,7 +8,7 @@ DATA_FOLDER and protocol are those of accuracy.py; the number of clusters is not
 calibration error against the share of cells that keep their cluster), and its AUROC for cells in a wrong cluster with
 the number given. "rare": F1 of the cluster that holds B cells thinned to 1 % (at least 20). "batch": Kang_ifnb2800
 with and without the stimulation as `batch_key`. "homogeneous": Poisson counts from the mean profile of a set. One CSV
-row a figure; figures that the CSV holds are not computed again.
+row a figure; figures that the CSV holds are not computed again; without a check the CSV is summed up.
 """
 
 from __future__ import annotations
@@ -137,10 +137,12 @@ CHECKS = {"agreement": agreement, "rare": rare, "batch": batch, "homogeneous": h
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("checks", nargs="*", choices=CHECKS)
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help=" ".join(CHECKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
+    if not set(options.checks) <= CHECKS.keys():
+        parser.error(f"checks are {', '.join(CHECKS)}")
     done = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame(columns=COLUMNS)
     for check in options.checks:
         for seed in range(options.seeds):
