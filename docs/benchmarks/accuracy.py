@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 HERE = Path(__file__).parent
-LABELS, BATCH = "cell_type", "batch"
+LABELS = "cell_type"
 COLUMNS = [
     "set", "configuration", "k_given", "seed", "k_true", "k_found", "ARI", "NMI", "ACC", "cpu_s", "peak_mb"
 ]  # fmt: skip
