@@ -98,6 +98,10 @@ def run(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random draws.")] = 0,
     key: Annotated[str, typer.Option(help="Name of the results in the file.")] = "sctag",
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, cuda or mps.")] = "auto",
+    devices: Annotated[
+        int, typer.Option(help="Processes that share the training: one a GPU, or that many on the CPU.")
+    ] = 1,
+    precision: Annotated[str, typer.Option(help="32-true or bf16-mixed.")] = "32-true",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:  # fmt: skip
     """Cluster the cells of DATA; write the result, its UMAP, and print a table."""
@@ -109,7 +113,7 @@ def run(
         _cluster(
             adata, n_neighbors, highly_genes, preset=preset, n_clusters=n_clusters, resolution=resolution,
             batch_key=batch_key, pretrain_epochs=pretrain_epochs, cluster_epochs=maxiter, accelerator=accelerator,
-            random_state=seed, key_added=key, progress_bar=not quiet,
+            devices=devices, precision=precision, random_state=seed, key_added=key, progress_bar=not quiet,
         )  # fmt: skip
         _draw(adata, key, label_key, target.with_suffix(".png"))
         adata.write_h5ad(target)

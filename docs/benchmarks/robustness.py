@@ -19,8 +19,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
-from accuracy import LABELS, prepare
+from accuracy import LABELS, choose_genes, prepare
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import roc_auc_score
@@ -87,10 +86,7 @@ def rare(folder: Path, seed: int):
         few = rng.choice(np.flatnonzero(is_b), wanted, replace=False)
         adata = full[np.sort(np.concatenate([np.flatnonzero(~is_b), few]))].copy()
         b = full.obs_names[few]
-        adata.layers["counts"] = adata.X.copy()
-        sc.pp.normalize_total(adata, target_sum=1e4)
-        sc.pp.log1p(adata)
-        sc.pp.highly_variable_genes(adata, n_top_genes=2000)
+        choose_genes(adata)
         truth = pd.Series(adata.obs_names.isin(b), index=adata.obs_names)
         adata.obs = adata.obs[[]]
         labels = cluster(adata, None, seed).obs["sctag"]
@@ -123,11 +119,7 @@ def homogeneous(folder: Path, seed: int):
         profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
         drawn = np.random.default_rng(seed).poisson(totals[:, None] * profile).astype(np.float32)
         adata = ad.AnnData(sparse.csr_matrix(drawn))
-        sc.pp.filter_genes(adata, min_cells=3)
-        adata.layers["counts"] = adata.X.copy()
-        sc.pp.normalize_total(adata, target_sum=1e4)
-        sc.pp.log1p(adata)
-        sc.pp.highly_variable_genes(adata, n_top_genes=min(2000, adata.n_vars))
+        choose_genes(adata)
         yield path.stem, "clusters in Poisson counts of one profile", cluster(adata, None, seed).obs["sctag"].nunique()
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sklearn.cluster import KMeans
 
-_PARTITIONS = 100
+_PARTITIONS = 300
 _FEWEST, _MOST = 2, 30  # clusters of a partition, drawn log-uniformly
 _KEPT = 0.8  # share of the groups that a partition sees
 _GROUPS = 300

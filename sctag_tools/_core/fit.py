@@ -16,14 +16,16 @@ from .data import CellData
 from .inputs import canonical_order
 from .latent import centroids_of, joint_latent
 from .model import Ensemble
+from .threads import helpful_threads
 from .train import Trainer, resolve_accelerator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from .._types import Precision
     from .config import Config
 
 
@@ -55,6 +57,15 @@ class Stages:
         self.seconds[name] = time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class Consensus:
+    """What the partitions of all latents agree on."""
+
+    start: NDArray[np.int64]  # (n_cells,) first clusters
+    votes: NDArray[np.int64]  # (n_votes, n_cells) clusterings that the confidence is measured against
+    curve: dict[str, NDArray[np.float64]] | None
+
+
 def fit(
     counts: sparse.csr_matrix,
     totals: NDArray[np.floating],
@@ -66,6 +77,8 @@ def fit(
     resolution: float = 1.0,
     batches: NDArray[np.int64] | None = None,
     accelerator: str = "auto",
+    devices: int = 1,
+    precision: Precision = "32-true",
     progress: bool = False,
 ) -> Fit:
     """Learn a latent and clusters of the cells.
@@ -84,32 +97,37 @@ def fit(
         (n_cells,) number of the experimental batch of each cell, from 0; None if there is one.
     random_state
         Seeds every draw; the global random states are left as they were. Equal seeds give equal results whatever the
-        order of the cells, up to rounding.
+        order of the cells, and whatever the number of processes, up to rounding.
+    devices
+        Number of processes that share each batch, this one being one of them (:mod:`.launch` starts them).
     """
     # The order that the cells came in must not matter.
     order = canonical_order(counts, totals)
     counts, totals, weights = counts[order], totals[order], weights[order][:, order]
     batches = None if batches is None else batches[order]
-    fabric = Fabric(accelerator=resolve_accelerator(accelerator), devices=1)
-    rng = np.random.default_rng(random_state)
+    fabric = Fabric(
+        accelerator=resolve_accelerator(accelerator),
+        strategy="auto" if devices == 1 else "ddp",
+        devices=devices,
+        precision=precision,
+    )
+    fabric.launch()
+    for_batches, for_consensus = np.random.default_rng(random_state).spawn(2)
     stage = Stages()
-    with own_torch_seed(random_state, fabric.device):
+    with own_torch_seed(random_state, fabric.device), helpful_threads():
         with stage("hop features"):
             data = CellData(counts, totals, weights, config.n_hops, batches)
-            nets = Ensemble(config, data.log_mean_counts(), n_batches=int(data.batch_numbers.max()) + 1)
-        trainer = Trainer(nets, data, config, fabric, rng, progress=progress)
+            data.settle(fabric.device)
+            nets = Ensemble(config, data.log_mean_counts, data.n_batches)
+        trainer = Trainer(nets, data, config, fabric, for_batches, progress=progress)
         with stage("pretraining"):
             stops = {"pretraining": trainer.pretrain()}
         with stage("consensus"):
             latents = [latent.cpu().numpy() for latent in trainer.latents()]
-            found = partitions(latents, rng)
-            tree = MergeTree.of(found, rng)
-            grounds = evidence(tree, latents, resolution, rng)
-            curve = grounds.curve() if n_clusters is None else None
-            n_clusters = grounds.n_clusters if n_clusters is None else n_clusters
-            start = tree.cut(n_clusters, grounds.supported_nodes)
-            votes = replicates(found, tree, n_clusters, len(latents), rng)
-            starts = [centroids_of(latent, start) for latent in latents]
+            # Sums depend on the number of threads, so one process decides for all.
+            own = _consensus(latents, n_clusters, resolution, for_consensus) if fabric.is_global_zero else None
+            agreed: Consensus = fabric.broadcast(own)  # type: ignore[assignment]
+            starts = [centroids_of(latent, agreed.start) for latent in latents]
         with stage("clustering"):
             stops["clustering"] = trainer.cluster(starts)
             proba = trainer.assignment().cpu().numpy()
@@ -117,9 +135,21 @@ def fit(
     back = np.argsort(order)
     latent, proba = np.ascontiguousarray(latent[back]), proba[back]
     proba, labels = by_size(proba)
-    confidence = agreement(labels, votes[:, back])
+    confidence = agreement(labels, agreed.votes[:, back])
     history = {name: np.array(values) for name, values in trainer.history.items()}
-    return Fit(latent, proba, labels, confidence, history, curve, stops, stage.seconds, str(fabric.device))
+    return Fit(latent, proba, labels, confidence, history, agreed.curve, stops, stage.seconds, str(fabric.device))
+
+
+def _consensus(
+    latents: Sequence[NDArray[np.float32]], n_clusters: int | None, resolution: float, rng: np.random.Generator
+) -> Consensus:
+    found = partitions(latents, rng)
+    tree = MergeTree.of(found, rng)
+    grounds = evidence(tree, latents, resolution, rng)
+    curve = grounds.curve() if n_clusters is None else None
+    n_clusters = grounds.n_clusters if n_clusters is None else n_clusters
+    start = tree.cut(n_clusters, grounds.supported_nodes)
+    return Consensus(start, replicates(found, tree, n_clusters, len(latents), rng), curve)
 
 
 @contextmanager

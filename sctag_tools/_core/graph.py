@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_COLUMNS_AT_ONCE = 256
+
+
 def normalise_adjacency(weights: sparse.spmatrix | sparse.sparray) -> sparse.csr_matrix:
     r"""Symmetrically normalised adjacency :math:`D^{-1/2} A D^{-1/2}` without self-loops.
 
@@ -37,11 +40,11 @@ def hop_blocks(features: NDArray[np.float32], adjacency: sparse.csr_matrix, n_ho
     """
     n, width = features.shape
     blocks = np.empty((n, n_hops + 1, width), dtype=np.float32)
-    hop = np.ascontiguousarray(features, dtype=np.float32)
-    for k in range(n_hops + 1):
-        blocks[:, k] = hop
-        if k < n_hops:
-            hop = adjacency @ hop
+    blocks[:, 0] = features
+    for k in range(n_hops):
+        for start in range(0, width, _COLUMNS_AT_ONCE):  # a second array of this size would double the memory
+            columns = slice(start, start + _COLUMNS_AT_ONCE)
+            blocks[:, k + 1, columns] = adjacency @ np.ascontiguousarray(blocks[:, k, columns])
     return blocks
 
 

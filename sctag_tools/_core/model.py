@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import TAGConv
 
 from . import losses
+from .share import WHOLE, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,14 +24,15 @@ _GRAPH_TEMPERATURE = 0.2
 _START_DROPOUT_LOGIT = -2.0
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Rows of the data as tensors, with what is needed to score their reconstruction."""
 
     blocks: Tensor  # (B, n_hops + 1, G) hop features
     counts: Tensor  # (B, G) raw counts
     log_size: Tensor  # (B,) log size factors
     batch_numbers: Tensor  # (B,) number of the experimental batch that each cell came from
+    n_rows: int  # of the whole batch, of which this process may have a share
+    share: Share = WHOLE
     edges: Tensor | None = None  # (B, B) graph targets, rows sum to one or zero; None if the graph is not decoded
     same_cell: Tensor | None = None  # (B, B) True where both are one cell
     target: Tensor | None = None  # (B, K) target distribution, while clusters are trained
@@ -60,11 +61,15 @@ def apply_tag(layer: TAGConv, blocks: Tensor) -> Tensor:
     return F.linear(blocks.flatten(1), weights, layer.bias)
 
 
-def _batch_effects(n_batches: int, n_genes: int) -> nn.Embedding:
-    """What each experimental batch adds to the log mean of each gene, zero at first; one batch adds nothing."""
-    effects = nn.Embedding(n_batches, n_genes, padding_idx=0 if n_batches == 1 else None)
-    nn.init.zeros_(effects.weight)
-    return effects
+class BatchEffects(nn.Module):
+    """What each experimental batch adds to the log mean of each gene, zero at first; one batch alone adds nothing."""
+
+    def __init__(self, n_batches: int, n_genes: int) -> None:
+        super().__init__()
+        self.effects = nn.Parameter(torch.zeros(n_batches, n_genes)) if n_batches > 1 else None
+
+    def forward(self, log_mean: Tensor, batch_numbers: Tensor) -> Tensor:
+        return log_mean if self.effects is None else log_mean + self.effects[batch_numbers]
 
 
 class MultinomialDecoder(nn.Module):
@@ -74,17 +79,17 @@ class MultinomialDecoder(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(n_latent, n_hidden)
         self.logit = nn.Linear(n_hidden, len(log_mean_counts))
-        self.of_batch = _batch_effects(n_batches, len(log_mean_counts))
+        self.batch_effects = BatchEffects(n_batches, len(log_mean_counts))
         with torch.no_grad():  # start from the average cell
             self.logit.bias.copy_(log_mean_counts)
 
     def forward(self, latent: Tensor, batch_numbers: Tensor) -> Tensor:
-        logits: Tensor = self.logit(torch.relu(self.hidden(latent))) + self.of_batch(batch_numbers)
+        logits: Tensor = self.batch_effects(self.logit(torch.relu(self.hidden(latent))), batch_numbers)
         return logits
 
     def loss(self, latent: Tensor, batch: Batch) -> Tensor:
         """Mean over cells of the negative log-likelihood per count."""
-        return losses.multinomial_cross_entropy(batch.counts, self(latent, batch.batch_numbers)).mean()
+        return losses.multinomial_cross_entropy(batch.counts, self(latent, batch.batch_numbers).float()).mean()
 
 
 class ZINBDecoder(nn.Module):
@@ -93,7 +98,7 @@ class ZINBDecoder(nn.Module):
     def __init__(self, n_latent: int, n_hidden: int, log_mean_counts: Tensor, n_batches: int) -> None:
         super().__init__()
         n_genes = len(log_mean_counts)
-        self.of_batch = _batch_effects(n_batches, n_genes)
+        self.batch_effects = BatchEffects(n_batches, n_genes)
         self.hidden = nn.Linear(n_latent, n_hidden)
         self.log_mean = nn.Linear(n_hidden, n_genes)
         self.dropout_logit = nn.Linear(n_hidden, n_genes)
@@ -104,14 +109,15 @@ class ZINBDecoder(nn.Module):
 
     def forward(self, latent: Tensor, log_size: Tensor, batch_numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hidden = torch.relu(self.hidden(latent))
-        log_mean = self.log_mean(hidden) + self.of_batch(batch_numbers) + log_size[:, None]
+        log_mean = self.batch_effects(self.log_mean(hidden), batch_numbers) + log_size[:, None]
         log_mean = log_mean.clamp(-_LOG_MEAN_RANGE, _LOG_MEAN_RANGE)
         log_dispersion = self.log_dispersion.clamp(-_LOG_DISPERSION_RANGE, _LOG_DISPERSION_RANGE)
         return log_mean, log_dispersion, self.dropout_logit(hidden)
 
     def loss(self, latent: Tensor, batch: Batch) -> Tensor:
         """Mean over cells and genes of the negative log-likelihood."""
-        return -losses.zinb_log_likelihood(batch.counts, *self(latent, batch.log_size, batch.batch_numbers)).mean()
+        parameters = (part.float() for part in self(latent, batch.log_size, batch.batch_numbers))
+        return -losses.zinb_log_likelihood(batch.counts, *parameters).mean()
 
 
 _DECODERS: dict[str, type[MultinomialDecoder | ZINBDecoder]] = {
@@ -130,7 +136,8 @@ class ScTAGNet(nn.Module):
         self.mask_rate, self.likelihood = config.mask_rate, config.likelihood
         self.encoder = TAGEncoder(len(log_mean_counts), config.n_hidden, config.n_latent, config.n_hops)
         self.decoder = _DECODERS[config.likelihood](config.n_latent, config.n_hidden, log_mean_counts, n_batches)
-        self.graph_decoder = nn.Linear(config.n_latent, _GRAPH_FEATURES, bias=False)
+        if config.graph_weight > 0:
+            self.graph_decoder = nn.Linear(config.n_latent, _GRAPH_FEATURES, bias=False)
 
     def set_centroids(self, centroids: Tensor, spread: float) -> None:
         """Make the (K, n_latent) cluster centroids a trained parameter; ``spread`` is the unit of distance."""
@@ -138,7 +145,7 @@ class ScTAGNet(nn.Module):
         self.spread = spread
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        latent = self.encoder(self._masked(batch.blocks))
+        latent = self.encoder(self._masked(batch)).float()  # of mixed precision, the losses are spared
         terms: dict[str, Tensor] = {self.likelihood: self.decoder.loss(latent, batch)}
         if batch.edges is not None and batch.same_cell is not None:
             terms["graph"] = losses.graph_cross_entropy(self._similarity(latent), batch.edges, batch.same_cell)
@@ -150,12 +157,17 @@ class ScTAGNet(nn.Module):
         """(B, K) soft assignment of latent rows (B, n_latent)."""
         return losses.soft_assignment(latent, self.centroids, self.spread)
 
-    def _masked(self, blocks: Tensor) -> Tensor:
-        """Hide a random share of the genes of each cell, in all hops alike: neighbours must not give them away."""
+    def _masked(self, batch: Batch) -> Tensor:
+        """Hide a random share of the genes of each cell, in all hops alike: neighbours must not give them away.
+
+        The mask of the whole batch is drawn in every process, so that their number does not change the result.
+        """
         if not self.training or self.mask_rate == 0:
-            return blocks
-        kept = torch.rand(len(blocks), 1, blocks.shape[2], device=blocks.device) >= self.mask_rate
-        return blocks * (kept / (1 - self.mask_rate))
+            return batch.blocks
+        n_genes = batch.blocks.shape[2]
+        drawn = batch.share.of(torch.rand(batch.n_rows, n_genes, device=batch.blocks.device))
+        scaling = (drawn >= self.mask_rate).to(batch.blocks.dtype).mul_(1 / (1 - self.mask_rate))
+        return batch.blocks * scaling[:, None]
 
     def _similarity(self, latent: Tensor) -> Tensor:
         features = F.normalize(self.graph_decoder(latent), dim=1)

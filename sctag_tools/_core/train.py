@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from . import losses
+from .share import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
     from torch import Tensor
 
     from .config import Config
     from .data import CellData
-    from .model import Ensemble
+    from .model import Batch, Ensemble
 
 _PRETRAIN_STEPS = 250
 _CLUSTER_STEPS = 60
@@ -58,7 +59,9 @@ class Trainer:
         *,
         progress: bool,
     ) -> None:
-        self.nets, self.data, self.config, self.fabric, self.progress = nets, data, config, fabric, progress
+        self.nets, self.data, self.config, self.fabric = nets.to(fabric.device), data, config, fabric
+        self.progress = progress and fabric.is_global_zero
+        self._share = Share(fabric.global_rank, fabric.world_size)
         self._paired = config.graph_weight > 0  # the graph decoder needs edges within a batch
         self._rows = data.batches(config.batch_size, rng, paired=self._paired)
         self._target: Tensor | None = None
@@ -69,6 +72,7 @@ class Trainer:
             "cluster": config.cluster_weight,
         }
         self.history: dict[str, list[float]] = {name: [] for name in ("loss", *self._weights)}
+        self._unread: list[dict[str, Tensor]] = []  # terms of the latest steps, still on the device
 
     def pretrain(self) -> str:
         """Train without clusters, the learning rate rising and falling once; returns why it stopped."""
@@ -92,14 +96,24 @@ class Trainer:
     def latents(self) -> list[Tensor]:
         """(n_cells, n_latent) latent of all cells from each network as it is, nothing masked."""
         self.nets.eval()
-        parts = np.array_split(np.arange(len(self.data)), math.ceil(len(self.data) / _ROWS_AT_ONCE))
         with torch.no_grad():
-            blocks = (torch.from_numpy(self.data.blocks[rows]).to(self.fabric.device) for rows in parts)
+            parts = torch.split(self._share.of(self.data.blocks), _ROWS_AT_ONCE)
+            blocks = (part.to(self.fabric.device) for part in parts)
             encoded = [[net.encoder(block) for net in self.nets] for block in blocks]
-        latents = [torch.cat(of_one) for of_one in zip(*encoded, strict=True)]
+            latents = [self._gathered(torch.cat(of_one)) for of_one in zip(*encoded, strict=True)]
         if not all(torch.isfinite(latent).all() for latent in latents):
-            self._fail(["latent"])
+            self._fail(len(self.history["loss"]), ["latent"])
         return latents
+
+    def _gathered(self, part: Tensor) -> Tensor:
+        """Rows of all cells, in their order, from every process's share."""
+        if self._share.world == 1:
+            return part
+        most = math.ceil(len(self.data) / self._share.world)
+        padded = nn.functional.pad(part, (0, 0, 0, most - len(part)))
+        parts = [torch.empty_like(padded) for _ in range(self._share.world)]
+        torch.distributed.all_gather(parts, padded)
+        return torch.stack(parts, dim=1).flatten(0, 1)[: len(self.data)]
 
     def assignment(self) -> Tensor:
         """(n_cells, K) soft assignment from the networks as they are, their mean."""
@@ -114,41 +128,57 @@ class Trainer:
 
     def _run(self, phase: str, steps: int, rate: Callable[[int], float], settled: Callable[[int], bool]) -> str:
         # A new optimiser for each phase, as in the published code: the moments of the last one are of another loss.
-        module, optimizer = self.fabric.setup(
-            self.nets, torch.optim.Adam(self.nets.parameters(), lr=self.config.learning_rate)
-        )
+        fused = self.fabric.device.type in {"cpu", "cuda"}
+        adam = torch.optim.Adam(self.nets.parameters(), lr=self.config.learning_rate, fused=fused)
+        module, optimizer = self.fabric.setup(self.nets, adam)
         with tqdm(range(steps), desc=phase, disable=not self.progress, leave=False, mininterval=0.5) as bar:
             for step in bar:
                 if settled(step):
                     return "converged"
                 for group in optimizer.param_groups:
                     group["lr"] = self.config.learning_rate * rate(step)
-                bar.set_postfix(self._step(module, optimizer), refresh=False)
+                rows = next(self._rows)
+                batch = self.data.batch(
+                    rows, self.fabric.device, self._target, with_edges=self._paired, share=self._share
+                )
+                self._step(module, optimizer, batch)
+                if (step + 1) % _REFRESH_EVERY == 0 or step + 1 == steps:
+                    bar.set_postfix(self._read_terms(), refresh=False)
         return "all steps done"
 
-    def _step(self, module: Any, optimizer: Any) -> dict[str, str]:
+    def _step(self, module: Any, optimizer: Any, batch: Batch) -> None:
+        """One step; nothing in it waits for the device, or moves to another."""
         self.nets.train()
-        batch = self.data.batch(next(self._rows), self.fabric.device, self._target, with_edges=self._paired)
         terms = module(batch)
-        loss = sum(self._weights[name] * term for name, term in terms.items())
-        self._record(loss, terms)
+        # Means over shares of unequal size are no mean over the batch, so each is weighted.
+        weight = len(batch.counts) * self._share.world / batch.n_rows
+        loss = sum(self._weights[name] * term for name, term in terms.items()) * weight
         optimizer.zero_grad()
         self.fabric.backward(loss)
         nn.utils.clip_grad_norm_(self.nets.parameters(), _MAX_GRADIENT)
         optimizer.step()
-        return {name: f"{values[-1]:.4g}" for name, values in self.history.items() if name in terms}
+        self._unread.append({"loss": loss.detach(), **{name: term.detach() * weight for name, term in terms.items()}})
 
-    def _record(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            self._fail(wrong)
-        for name, history in self.history.items():
-            history.append(values.get(name, math.nan))
+    def _read_terms(self) -> dict[str, str]:
+        """Bring the terms of the latest steps into the history; returns the last, for the bar."""
+        names = list(self._unread[0])
+        stacked = torch.stack([torch.stack([terms[name] for name in names]) for terms in self._unread])
+        reduced: Any = self.fabric.all_reduce(stacked, reduce_op="mean")
+        values = reduced.cpu().numpy()
+        first = len(self.history["loss"])
+        self._unread.clear()
+        for step, row in enumerate(values):
+            wrong = [name for name, value in zip(names, row, strict=True) if not math.isfinite(value)]
+            if wrong:
+                self._fail(first + step + 1, wrong)
+            of_step = dict(zip(names, row.tolist(), strict=True))
+            for name, history in self.history.items():
+                history.append(of_step.get(name, math.nan))
+        return {name: f"{value:.4g}" for name, value in zip(names, values[-1], strict=True)}
 
-    def _fail(self, wrong: list[str]) -> NoReturn:
+    def _fail(self, step: int, wrong: list[str]) -> NoReturn:
         msg = (
-            f"The training became non-finite ({', '.join(wrong)}) at step {len(self.history['loss']) + 1}; the likely "
+            f"The training became non-finite ({', '.join(wrong)}) at step {step}; the likely "
             "cause is input that is not raw counts, or too high a `learning_rate`."
         )
         raise RuntimeError(msg)

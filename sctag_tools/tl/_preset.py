@@ -21,7 +21,14 @@ _PRETRAIN_EPOCHS, _CLUSTER_EPOCHS = 1000, 300
 
 
 def check_preset(
-    preset: str, config: Config, n_clusters: int | None, n_top_genes: int, mask_var: object, batch_key: str | None
+    preset: str,
+    config: Config,
+    n_clusters: int | None,
+    n_top_genes: int,
+    mask_var: object,
+    batch_key: str | None,
+    devices: int,
+    precision: str,
 ) -> None:
     """Raise ValueError for what a published preset cannot do: choose the number of clusters, or take options."""
     if n_clusters is None:
@@ -33,6 +40,9 @@ def check_preset(
         raise ValueError(msg)
     if batch_key is not None:
         msg = f"preset={preset!r} knows no batches; leave out `batch_key`."
+        raise ValueError(msg)
+    if devices != 1 or precision != "32-true":
+        msg = f"preset={preset!r} runs in one process and in float32; leave out `devices` and `precision`."
         raise ValueError(msg)
     if replace(config, pretrain_epochs=None, cluster_epochs=None) != Config():
         msg = f"preset={preset!r} fixes the model and its training; only the epochs can be given."

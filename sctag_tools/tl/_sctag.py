@@ -25,7 +25,7 @@ from .._adata import (
 from .._checks import check_choice, check_flag, check_integer, check_name, check_number, check_seed
 from .._core.config import Config
 from .._published_recipe import N_TOP_GENES
-from .._types import Accelerator, Likelihood, Preset
+from .._types import Accelerator, Likelihood, Precision, Preset
 from ._preset import check_preset, fit_preset
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def sctag(
     cluster_epochs: int | None = None,
     check_values: bool = True,
     accelerator: Accelerator = "auto",
+    devices: int = 1,
+    precision: Precision = "32-true",
     random_state: int = 0,
     progress_bar: bool = True,
     key_added: str = "sctag",
@@ -130,6 +132,12 @@ def sctag(
         Whether to check that the counts are counts.
     accelerator
         ``"auto"`` (a CUDA device if there is one, else the CPU), ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``.
+    devices
+        Processes that share each batch, on one machine: one a GPU, or that many on the CPU. Each holds all cells. Equal
+        seeds give equal results whatever their number, up to rounding.
+    precision
+        Of training: ``"32-true"``, or ``"bf16-mixed"`` for a GPU with bfloat16; the latent and the assignment are
+        always computed in float32.
     random_state
         Seed of every random draw. Equal seeds give equal labels on one machine; on a GPU up to the order of its sums.
     progress_bar
@@ -169,7 +177,7 @@ def sctag(
     NotImplementedError
         If ``adata`` is backed or holds dask arrays.
     RuntimeError
-        If the loss becomes non-finite.
+        If the loss becomes non-finite, or one of several processes dies.
 
     Examples
     --------
@@ -199,8 +207,9 @@ def sctag(
     )
     check_choice("preset", preset, get_args(Preset))
     if preset != "default":
-        check_preset(preset, config, n_clusters, n_top_genes, mask_var, batch_key)
+        check_preset(preset, config, n_clusters, n_top_genes, mask_var, batch_key, devices, precision)
     _check_options(n_clusters, adata.n_obs, accelerator, random_state, key_added, neighbors_key)
+    _check_devices(devices, precision, config, adata.n_obs)
     check_number("resolution", resolution, low=1e-3, high=1e3)
     for name, flag in {"check_values": check_values, "progress_bar": progress_bar, "copy": copy}.items():
         check_flag(name, flag)
@@ -223,10 +232,8 @@ def sctag(
         n_neighbors = adata.uns[neighbors_key].get("params", {}).get("n_neighbors")
         result, genes = fit_preset(counts, weights, n_neighbors, n_clusters, preset, config, n_top_genes, **training)
     else:
-        from .._core.fit import fit  # torch and PyG load here
-
-        training |= {"resolution": resolution, "batches": batches}
-        result = fit(counts[:, genes], totals, weights, n_clusters, config, **training)
+        training |= {"resolution": resolution, "batches": batches, "precision": precision}
+        result = _fit(devices, counts[:, genes], totals, weights, n_clusters, config, **training)
     found = result.proba.shape[1]
     if n_clusters is not None and found < n_clusters:
         msg = f"n_clusters={n_clusters} were asked for, but only {found} hold a cell; the others are left out."
@@ -242,7 +249,7 @@ def sctag(
         **({} if batch_key is None else {"batch_key": batch_key}),
         "random_state": int(random_state),
         "accelerator": accelerator,
-        **({} if published else {"resolution": float(resolution)}),
+        **({} if published else {"resolution": float(resolution), "devices": int(devices), "precision": precision}),
         **({} if published else {name: value for name, value in asdict(config).items() if value is not None}),
     }
     _write(adata, key_added, result, params)
@@ -275,6 +282,27 @@ def _check_options(
     if key_added == neighbors_key:
         msg = f"key_added={key_added!r} is the name of the graph; choose another one for the results."
         raise ValueError(msg)
+
+
+def _check_devices(devices: int, precision: str, config: Config, n_obs: int) -> None:
+    check_integer("devices", devices, low=1)
+    check_choice("precision", precision, get_args(Precision))
+    if devices > min(config.batch_size, n_obs):
+        msg = f"devices={devices} cannot share batches of {min(config.batch_size, n_obs)} cells; use fewer."
+        raise ValueError(msg)
+    if devices > 1 and config.graph_weight > 0:
+        msg = "The graph is decoded among all cells of a batch; with graph_weight above 0 use devices=1."
+        raise ValueError(msg)
+
+
+def _fit(devices: int, *args: Any, **options: Any) -> Fit:
+    if devices == 1:
+        from .._core.fit import fit  # torch and PyG load here
+
+        return fit(*args, **options)
+    from .._core.launch import fit_in_processes
+
+    return fit_in_processes(devices, *args, **options)
 
 
 def _graph_of(adata: AnnData, neighbors_key: str, what: str) -> sparse.csr_matrix:

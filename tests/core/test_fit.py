@@ -5,7 +5,9 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from sctag_tools._core import train
 from sctag_tools._core.config import Config
 from sctag_tools._core.fit import fit
 from sctag_tools._core.neighbors import find_neighbors
@@ -26,8 +28,8 @@ def cells():
     return counts, np.asarray(counts.sum(axis=1)).ravel(), edges.maximum(edges.T).tocsr(), groups
 
 
-def run(cells, n_clusters=3, *, seed=0, **options):
-    return fit(*cells[:3], n_clusters, Config(**{**SHORT, **options}), random_state=seed)
+def run(cells, n_clusters=3, *, seed=0, precision="32-true", **options):
+    return fit(*cells[:3], n_clusters, Config(**{**SHORT, **options}), random_state=seed, precision=precision)
 
 
 def test_losses_fall_and_clusters_are_found(cells):
@@ -132,3 +134,53 @@ def test_an_absent_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="'cuda' was asked for"):
         resolve_accelerator("cuda")
+
+
+class _Watched(TorchDispatchMode):
+    """Names of operations that move data to another device, or make the host wait for one."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        moves = func is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") is not None
+        if moves or func is torch.ops.aten._local_scalar_dense.default:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [{}, {"likelihood": "multinomial", "mask_rate": 0.0}])
+def test_no_step_waits_for_the_device_or_leaves_it(cells, monkeypatch, options):
+    step, found = train.Trainer._step, []
+
+    def watched(*args):
+        with _Watched() as mode:
+            step(*args)
+        found.append(mode.found)
+
+    monkeypatch.setattr(train.Trainer, "_step", watched)
+    run(cells, graph_weight=0.0, **options)
+    assert len(found) > 8
+    assert not any(found)
+
+
+def test_the_watch_above_sees_what_it_should():
+    with _Watched() as mode:
+        torch.ones(2).sum().item()
+        torch.ones(2).to("meta")
+    assert len(mode.found) == 2
+
+
+def test_inference_does_not_depend_on_how_many_rows_are_taken_at_once(cells, monkeypatch):
+    whole = run(cells)
+    monkeypatch.setattr(train, "_ROWS_AT_ONCE", 7)
+    parts = run(cells)
+    np.testing.assert_array_equal(parts.labels, whole.labels)
+    np.testing.assert_allclose(parts.latent, whole.latent, rtol=1e-4, atol=1e-4 * np.abs(whole.latent).max())
+
+
+def test_mixed_precision_finds_the_same_groups(cells):
+    result = run(cells, pretrain_epochs=40, cluster_epochs=10, precision="bf16-mixed")
+    assert adjusted_rand_score(cells[3], result.labels) > 0.95
+    assert result.latent.dtype == result.proba.dtype == np.float32

@@ -687,6 +687,11 @@ def test_cell_without_counts_in_the_chosen_genes_warns(graphed, short):
         ({"check_values": 1}, TypeError, "check_values must be True or False, got 1"),
         ({"progress_bar": "no"}, TypeError, "progress_bar must be True or False"),
         ({"copy": None}, TypeError, "copy must be True or False"),
+        ({"devices": 0}, ValueError, "devices"),
+        ({"devices": 1.5}, TypeError, "devices"),
+        ({"devices": 10_000}, ValueError, "cannot share batches"),
+        ({"devices": 2, "graph_weight": 0.1}, ValueError, "graph_weight"),
+        ({"precision": "16"}, ValueError, "precision"),
     ],
     ids=str,
 )

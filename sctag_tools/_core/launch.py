@@ -1,0 +1,97 @@
+"""A run shared by several processes on one machine: started, watched and ended by torch's elastic agent.
+
+Each process is a fresh interpreter, so that scripts need no ``__main__`` guard and notebooks may call it. A process
+that dies takes the others with it, and the run ends with an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .fit import Fit
+
+_INPUTS, _RESULT = "inputs.pickle", "result.pickle"  # in a folder of our own that nobody else may write to
+_LOOPBACK = "127.0.0.1"
+
+
+def fit_in_processes(devices: int, *args: Any, **options: Any) -> Fit:
+    """:func:`.fit.fit` with these arguments in ``devices`` processes; returns what it returns.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many devices.
+    RuntimeError
+        If a process failed or was killed; the others are ended first.
+    """
+    _require_devices(devices, options["accelerator"])
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with tempfile.TemporaryDirectory(prefix="sctag_") as name:
+        folder = Path(name)
+        with (folder / _INPUTS).open("wb") as file:
+            pickle.dump((args, {**options, "devices": devices}), file, protocol=5)
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=devices,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"{_LOOPBACK}:0",
+            local_addr=_LOOPBACK,
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", __name__, str(folder))
+        except ChildFailedError as error:
+            _, failure = error.get_first_failure()
+            msg = f"One of the {devices} processes ended early, the others were stopped: {failure.message}"
+            raise RuntimeError(msg) from error
+        with (folder / _RESULT).open("rb") as file:
+            result: Fit = pickle.load(file)
+        return result
+
+
+def _require_devices(devices: int, accelerator: str) -> None:
+    import torch
+
+    from .train import resolve_accelerator
+
+    found = {"cpu": devices, "mps": 1}.get(resolve_accelerator(accelerator), torch.cuda.device_count())
+    if found < devices:
+        msg = f"devices={devices} were asked for, but torch finds {found}; use fewer, or accelerator='cpu'."
+        raise ValueError(msg)
+
+
+def _work(folder: Path) -> None:
+    """What each process does."""
+    import torch
+
+    from .fit import fit
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it reports each process that joins
+    with (folder / _INPUTS).open("rb") as file:
+        args, options = pickle.load(file)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // options["devices"]))
+    result = fit(*args, **options)
+    if os.environ["RANK"] == "0":
+        with (folder / _RESULT).open("wb") as file:
+            pickle.dump(result, file, protocol=5)
+
+
+if __name__ == "__main__":
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(_work)(Path(sys.argv[1]))
