@@ -44,7 +44,7 @@ def partitions(latents: Sequence[NDArray[np.float32]], rng: np.random.Generator)
 
 
 def _partitions_of(latent: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.int32]:
-    """K-means on the centres of small groups, weighted by their sizes: a hundred runs for the price of a few."""
+    """K-means on the centres of small groups, weighted by their sizes: hundreds of runs for the price of a few."""
     group = _small_groups(latent, rng)
     sizes = np.bincount(group)
     centres = np.stack([np.bincount(group, column) / sizes for column in latent.T.astype(np.float64)], axis=1)
@@ -282,16 +282,3 @@ def replicates(
         few = rng.choice(rows, min(_REPLICATE_PARTITIONS, len(rows)), replace=False)
         found.append(MergeTree.of_groups(labels[few], tree.group).cut(round(_REPLICATE_FINENESS * n_clusters)))
     return np.array(found)
-
-
-def agreement(labels: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n_cells,) share of other clusterings (n_others, n_cells) that put a cell where ``labels`` (n_cells,) has it.
-
-    A cluster of another clustering stands for the one of ``labels`` that most of its cells are in.
-    """
-    kept = np.zeros(len(labels))
-    n = int(labels.max()) + 1
-    for other in others:
-        shared = np.bincount(other * n + labels, minlength=(int(other.max()) + 1) * n).reshape(-1, n)
-        kept += shared.argmax(axis=1)[other] == labels
-    return np.asarray(kept / len(others), dtype=np.float32)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from .consensus import MergeTree, agreement, evidence, partitions, replicates
+from .confidence import confidence
+from .consensus import MergeTree, evidence, partitions, replicates
 from .data import CellData
 from .inputs import canonical_order
 from .latent import centroids_of, joint_latent
@@ -135,9 +136,9 @@ def fit(
     back = np.argsort(order)
     latent, proba = np.ascontiguousarray(latent[back]), proba[back]
     proba, labels = by_size(proba)
-    confidence = agreement(labels, agreed.votes[:, back])
+    sure = confidence(labels, proba, agreed.votes[:, back])
     history = {name: np.array(values) for name, values in trainer.history.items()}
-    return Fit(latent, proba, labels, confidence, history, agreed.curve, stops, stage.seconds, str(fabric.device))
+    return Fit(latent, proba, labels, sure, history, agreed.curve, stops, stage.seconds, str(fabric.device))
 
 
 def _consensus(

@@ -6,10 +6,10 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
+from sctag_tools._core.confidence import agreement
 from sctag_tools._core.consensus import (
     MergeTree,
     _average_linkage,
-    agreement,
     evidence,
     partitions,
     replicates,
@@ -120,12 +120,6 @@ def test_resolution_moves_the_number_one_way():
 @pytest.mark.parametrize("latent", [np.zeros((50, 4), np.float32), np.eye(2, 4, dtype=np.float32)])
 def test_nothing_to_tell_apart_is_one_cluster(latent):
     assert chosen(latent)[0] == 1
-
-
-def test_agreement_by_hand():
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    others = np.array([[5, 5, 5, 2, 2, 2], [0, 0, 1, 1, 1, 1], [0, 1, 2, 3, 3, 3]])
-    np.testing.assert_allclose(agreement(labels, others), [1, 1, 2 / 3, 1, 1, 1])
 
 
 def test_replicates_agree_where_clusters_are_clear():
