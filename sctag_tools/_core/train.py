@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .data import CellData
     from .model import Batch, Ensemble
 
-_PRETRAIN_STEPS = 250
+_PRETRAIN_STEPS = 250  # or until each cell was seen once
 _CLUSTER_STEPS = 60
 _WARM_UP = 0.3  # of the steps of pretraining: the learning rate rises, then falls to nothing along a cosine
 _REFRESH_EVERY = 20  # steps between refreshes of the target distribution
@@ -64,6 +64,7 @@ class Trainer:
         self._share = Share(fabric.global_rank, fabric.world_size)
         self._paired = config.graph_weight > 0  # the graph decoder needs edges within a batch
         self._rows = data.batches(config.batch_size, rng, paired=self._paired)
+        self._steps_per_epoch = data.steps_per_epoch(config.batch_size, paired=self._paired)
         self._target: Tensor | None = None
         self._labels: NDArray[np.int64] | None = None
         self._weights = {
@@ -76,7 +77,7 @@ class Trainer:
 
     def pretrain(self) -> str:
         """Train without clusters, the learning rate rising and falling once; returns why it stopped."""
-        steps = self._n_steps(self.config.pretrain_epochs, _PRETRAIN_STEPS)
+        steps = self._n_steps(self.config.pretrain_epochs, max(_PRETRAIN_STEPS, self._steps_per_epoch))
         return self._run("Pretraining", steps, lambda step: _one_cycle(step / steps), lambda _: False)
 
     def cluster(self, starts: list[tuple[NDArray[np.float32], float]]) -> str:
@@ -122,9 +123,7 @@ class Trainer:
         return torch.stack(each).mean(dim=0)
 
     def _n_steps(self, epochs: int | None, default: int) -> int:
-        if epochs is None:
-            return default
-        return epochs * self.data.steps_per_epoch(self.config.batch_size, paired=self._paired)
+        return default if epochs is None else epochs * self._steps_per_epoch
 
     def _run(self, phase: str, steps: int, rate: Callable[[int], float], settled: Callable[[int], bool]) -> str:
         # A new optimiser for each phase, as in the published code: the moments of the last one are of another loss.

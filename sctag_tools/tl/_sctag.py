@@ -126,8 +126,8 @@ def sctag(
         Of Adam, the largest of pretraining; cells in a step (if the graph is decoded, half of them are neighbours of
         the other half).
     pretrain_epochs, cluster_epochs
-        Epochs of the two phases. Given, exactly so many are run; by default 250 steps of pretraining, and clustering
-        until labels settle (at most 60 steps).
+        Epochs of the two phases. Given, exactly so many are run; by default 250 steps of pretraining, or one
+        epoch if that is more, and clustering until labels settle (at most 60 steps).
     check_values
         Whether to check that the counts are counts.
     accelerator
@@ -158,8 +158,9 @@ def sctag(
     `adata.obsm['sctag_proba' | '{key_added}_proba']` : :class:`numpy.ndarray` (float32)
         (n_obs, n_clusters), soft assignment, columns in the order of the categories; rows sum to one.
     `adata.obs['sctag_confidence' | '{key_added}_confidence']` : :class:`pandas.Series` (float32)
-        (n_obs,), how sure the place of each cell is: the share of clusterings, each from a few partitions of one
-        network, that put it into the same cluster. Of the published presets, its largest soft assignment.
+        (n_obs,), how sure the place of each cell is: an estimate of the share of runs that would put it into the same
+        cluster, from clusterings by a few partitions of one network each and from the soft assignment. Of the
+        published presets, the largest soft assignment.
     `adata.uns['sctag' | key_added]` : :class:`dict`
         ``params``, ``history`` (loss terms of each step), ``n_clusters_curve`` (if the number was chosen), ``stop``
         and ``seconds`` by stage, ``device``, ``versions``.

@@ -1,6 +1,7 @@
 """Training on arrays: it learns, repeats itself, stops when told, and leaves the global state alone."""
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from scipy import sparse
@@ -184,3 +185,16 @@ def test_mixed_precision_finds_the_same_groups(cells):
     result = run(cells, pretrain_epochs=40, cluster_epochs=10, precision="bf16-mixed")
     assert adjusted_rand_score(cells[3], result.labels) > 0.95
     assert result.latent.dtype == result.proba.dtype == np.float32
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_steps(cells):
+    process = psutil.Process()
+
+    def resident_after(epochs):
+        run(cells, graph_weight=0.0, pretrain_epochs=epochs, cluster_epochs=0)
+        return process.memory_info().rss
+
+    resident_after(5)
+    few, many = resident_after(100), resident_after(1000)  # 200 and 2,000 steps
+    assert many < 1.05 * few
