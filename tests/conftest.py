@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("agg")
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # or the number of threads, and rounding, would depend on what else runs
 
 import matplotlib.pyplot as plt
 import numpy as np

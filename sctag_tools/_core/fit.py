@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -105,6 +105,7 @@ def fit(
     # The order that the cells came in must not matter.
     order = canonical_order(counts, totals)
     counts, totals, weights = counts[order], totals[order], weights[order][:, order]
+    counts.sum_duplicates()
     batches = None if batches is None else batches[order]
     fabric = Fabric(
         accelerator=resolve_accelerator(accelerator),
@@ -115,7 +116,8 @@ def fit(
     fabric.launch()
     for_batches, for_consensus = np.random.default_rng(random_state).spawn(2)
     stage = Stages()
-    with own_torch_seed(random_state, fabric.device), helpful_threads():
+    alone_on_cpu = devices == 1 and fabric.device.type == "cpu"
+    with own_torch_seed(random_state, fabric.device), helpful_threads() if alone_on_cpu else nullcontext():
         with stage("hop features"):
             data = CellData(counts, totals, weights, config.n_hops, batches)
             data.settle(fabric.device)
@@ -125,7 +127,7 @@ def fit(
             stops = {"pretraining": trainer.pretrain()}
         with stage("consensus"):
             latents = [latent.cpu().numpy() for latent in trainer.latents()]
-            # Sums depend on the number of threads, so one process decides for all.
+            # Rounding may differ between processes, so one decides for all.
             own = _consensus(latents, n_clusters, resolution, for_consensus) if fabric.is_global_zero else None
             agreed: Consensus = fabric.broadcast(own)  # type: ignore[assignment]
             starts = [centroids_of(latent, agreed.start) for latent in latents]
@@ -155,11 +157,18 @@ def _consensus(
 
 @contextmanager
 def own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators for the block and put the user's random states back after it, whatever happens."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.random.manual_seed(seed)
-        yield
+    """Seed torch's generators of the CPU and ``device`` for the block, and put them back after it, whatever happens."""
+    generator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    before = None if generator is None else generator.get_rng_state()
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        if generator is not None:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if generator is not None:
+                generator.set_rng_state(before)
 
 
 def by_size(proba: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

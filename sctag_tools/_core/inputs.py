@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _TARGET_SUM = 1e4
 _CLIP = 10.0
+_COLUMNS_AT_ONCE = 256
 
 
 def size_factors(totals: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -34,8 +35,10 @@ def scaled_expression(
     np.log1p(x, out=x)
     for batch in [slice(None)] if batches is None else [batches == number for number in np.unique(batches)]:
         x[batch] -= x[batch].mean(axis=0, dtype=np.float64).astype(np.float32)
-    spread = x.std(axis=0, dtype=np.float64).astype(np.float32)
-    x /= np.where(spread > 1e-6, spread, np.inf)
+    for start in range(0, x.shape[1], _COLUMNS_AT_ONCE):  # numpy's std makes a copy in float64
+        columns = x[:, start : start + _COLUMNS_AT_ONCE]
+        spread = columns.std(axis=0, dtype=np.float64).astype(np.float32)
+        columns /= np.where(spread > 1e-6, spread, np.inf)
     np.clip(x, -_CLIP, _CLIP, out=x)
     return x
 

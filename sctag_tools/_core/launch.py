@@ -1,7 +1,7 @@
 """A run shared by several processes on one machine: started, watched and ended by torch's elastic agent.
 
 Each process is a fresh interpreter, so that scripts need no ``__main__`` guard and notebooks may call it. A process
-that dies takes the others with it, and the run ends with an error.
+that dies takes the others with it, and the run ends with an error; if the caller dies, they end too.
 """
 
 from __future__ import annotations
@@ -9,16 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import sys
 import tempfile
+import threading
+import time
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .fit import Fit
 
-_INPUTS, _RESULT = "inputs.pickle", "result.pickle"  # in a folder of our own that nobody else may write to
+_INPUTS, _RESULT, _MEETING = "inputs.pickle", "result.pickle", "meeting"  # in a folder that only the user may open
 _LOOPBACK = "127.0.0.1"
 
 
@@ -34,6 +40,7 @@ def fit_in_processes(devices: int, *args: Any, **options: Any) -> Fit:
     """
     _require_devices(devices, options["accelerator"])
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -47,17 +54,24 @@ def fit_in_processes(devices: int, *args: Any, **options: Any) -> Fit:
             nproc_per_node=devices,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            rdzv_endpoint=f"{_LOOPBACK}:0",
+            rdzv_endpoint=str(folder / _MEETING),
+            rdzv_configs={"store_type": "file"},  # a port could be reached by others
             local_addr=_LOOPBACK,
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
         )
-        try:
-            elastic_launch(config, sys.executable)("-m", __name__, str(folder))
-        except ChildFailedError as error:
-            _, failure = error.get_first_failure()
-            msg = f"One of the {devices} processes ended early, the others were stopped: {failure.message}"
-            raise RuntimeError(msg) from error
+        with _kept_signals():
+            try:
+                elastic_launch(config, sys.executable)("-m", __name__, str(folder))
+            except ChildFailedError as error:
+                said = error.get_first_failure()[1].message
+                reason = said["message"] if isinstance(said, dict) else said
+                msg = f"One of the {devices} processes ended early, the others were stopped: {reason}"
+                raise RuntimeError(msg) from error
+            except SignalException as error:
+                if error.sigval == signal.SIGINT:
+                    raise KeyboardInterrupt from error
+                raise
         with (folder / _RESULT).open("rb") as file:
             result: Fit = pickle.load(file)
         return result
@@ -68,14 +82,35 @@ def _require_devices(devices: int, accelerator: str) -> None:
 
     from .train import resolve_accelerator
 
+    if sys.platform == "win32":
+        msg = "Several processes are not supported on Windows; use devices=1."
+        raise ValueError(msg)
     found = {"cpu": devices, "mps": 1}.get(resolve_accelerator(accelerator), torch.cuda.device_count())
     if found < devices:
         msg = f"devices={devices} were asked for, but torch finds {found}; use fewer, or accelerator='cpu'."
         raise ValueError(msg)
 
 
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Put back what the elastic agent leaves behind: its signal handlers, and a variable that lists them."""
+    listed = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+    before, variable = {number: signal.getsignal(number) for number in signal.valid_signals()}, os.environ.get(listed)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
+        if variable is None:
+            os.environ.pop(listed, None)
+
+
 def _work(folder: Path) -> None:
     """What each process does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would wait for the process it talks to
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     import torch
 
     from .fit import fit
@@ -89,6 +124,12 @@ def _work(folder: Path) -> None:
     if os.environ["RANK"] == "0":
         with (folder / _RESULT).open("wb") as file:
             pickle.dump(result, file, protocol=5)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -170,8 +170,9 @@ class ScTAGNet(nn.Module):
         return batch.blocks * scaling[:, None]
 
     def _similarity(self, latent: Tensor) -> Tensor:
-        features = F.normalize(self.graph_decoder(latent), dim=1)
-        return features @ features.T / _GRAPH_TEMPERATURE
+        with torch.autocast(latent.device.type, enabled=False):
+            features = F.normalize(self.graph_decoder(latent), dim=1)
+            return features @ features.T / _GRAPH_TEMPERATURE
 
 
 class Ensemble(nn.Module):

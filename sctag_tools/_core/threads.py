@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ROWS, _INNER, _COLUMNS = 256, 2048, 128  # a product about as large as those of a training step
-_ROUNDS = 8
+_SECONDS = 0.1
+_CLEARLY = 1.2  # slower than one thread: what else runs is never quite the same
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def helpful_threads() -> Iterator[None]:
     """Run the block on a single thread if several are slower at the moment, and put the thread counts back after it.
 
     Beside one other busy program two spinning threads take many times as long as one. A number that the user chose in
-    ``OMP_NUM_THREADS`` stands. Sums are split in the same way whatever the number, so that results do not depend on it.
+    ``OMP_NUM_THREADS`` stands.
     """
     n_threads = torch.get_num_threads()
     if n_threads == 1 or "OMP_NUM_THREADS" in os.environ or not _crowded(n_threads):
@@ -37,18 +38,23 @@ def helpful_threads() -> Iterator[None]:
 
 
 def _crowded(n_threads: int) -> bool:
-    """Whether ``n_threads`` are slower than one, in a tenth of a second of products and element-wise work."""
+    """Whether ``n_threads`` are clearly slower than one, in a tenth of a second of products and element-wise work."""
     a, b = torch.ones(_ROWS, _INNER), torch.ones(_INNER, _COLUMNS)
+
+    def work() -> float:
+        began = time.perf_counter()
+        (a @ b).relu_().sum(dim=1)
+        a.mul(2).add_(1)
+        return time.perf_counter() - began
+
     seconds = dict.fromkeys((n_threads, 1), 0.0)
     try:
-        for _ in range(_ROUNDS):  # by turns: what else runs on the machine comes and goes
+        torch.set_num_threads(n_threads)
+        work()  # threads start on first use
+        while sum(seconds.values()) < _SECONDS:  # by turns: what else runs on the machine comes and goes
             for number in seconds:
                 torch.set_num_threads(number)
-                began = time.perf_counter()
-                for _ in range(2):
-                    (a @ b).relu_().sum(dim=1)
-                    a.mul(2).add_(1)
-                seconds[number] += time.perf_counter() - began
+                seconds[number] += work()
     finally:
         torch.set_num_threads(n_threads)
-    return seconds[n_threads] > seconds[1]
+    return seconds[n_threads] > _CLEARLY * seconds[1]

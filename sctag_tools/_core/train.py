@@ -188,7 +188,8 @@ class Trainer:
         q = self.assignment()
         self._target = losses.target_distribution(q)
         before, self._labels = self._labels, q.argmax(dim=1).cpu().numpy()
-        return before is not None and bool((before != self._labels).mean() <= _SETTLED)
+        settled = before is not None and bool((before != self._labels).mean() <= _SETTLED)
+        return bool(self.fabric.broadcast(settled))  # rounding must not send processes different ways
 
 
 def _one_cycle(done: float) -> float:

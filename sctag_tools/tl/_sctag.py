@@ -234,7 +234,7 @@ def sctag(
         result, genes = fit_preset(counts, weights, n_neighbors, n_clusters, preset, config, n_top_genes, **training)
     else:
         training |= {"resolution": resolution, "batches": batches, "precision": precision}
-        result = _fit(devices, counts[:, genes], totals, weights, n_clusters, config, **training)
+        result = _fit(int(devices), counts[:, genes], totals, weights, n_clusters, config, **training)
     found = result.proba.shape[1]
     if n_clusters is not None and found < n_clusters:
         msg = f"n_clusters={n_clusters} were asked for, but only {found} hold a cell; the others are left out."

@@ -97,6 +97,17 @@ def test_more_clusters_than_distinct_cells_leaves_none_empty(cells):
     assert result.proba.shape[1] == 1
 
 
+def test_duplicate_entries_are_added_up(cells):
+    counts = cells[0].copy()
+    twice = sparse.csr_matrix(
+        (np.repeat(counts.data / 2, 2), np.repeat(counts.indices, 2), counts.indptr * 2), shape=counts.shape
+    )
+    assert not twice.has_canonical_format
+    one, other = run(cells), run((twice, *cells[1:]))
+    np.testing.assert_allclose(other.history["loss"], one.history["loss"], rtol=1e-6)
+    assert not twice.has_canonical_format  # the input stays as it is
+
+
 def test_impossible_counts_end_with_the_step_and_the_cause(cells):
     counts = cells[0].copy()
     counts.data[0] = np.nan
@@ -138,7 +149,9 @@ def test_an_absent_gpu_is_refused(monkeypatch):
 
 
 class _Watched(TorchDispatchMode):
-    """Names of operations that move data to another device, or make the host wait for one."""
+    """Names of operations that move data to another device, or make the host wait for a result of one."""
+
+    WAITING = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select)
 
     def __init__(self):
         super().__init__()
@@ -146,13 +159,13 @@ class _Watched(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         moves = func is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") is not None
-        if moves or func is torch.ops.aten._local_scalar_dense.default:
+        by_mask = func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if moves or by_mask or func.overloadpacket in self.WAITING:
             self.found.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("options", [{}, {"likelihood": "multinomial", "mask_rate": 0.0}])
-def test_no_step_waits_for_the_device_or_leaves_it(cells, monkeypatch, options):
+def _watch_steps(monkeypatch):
     step, found = train.Trainer._step, []
 
     def watched(*args):
@@ -161,16 +174,28 @@ def test_no_step_waits_for_the_device_or_leaves_it(cells, monkeypatch, options):
         found.append(mode.found)
 
     monkeypatch.setattr(train.Trainer, "_step", watched)
-    run(cells, graph_weight=0.0, **options)
+    return found
+
+
+def test_no_step_waits_for_the_device_or_leaves_it(cells, monkeypatch):
+    found = _watch_steps(monkeypatch)
+    run(cells, graph_weight=0.0)
     assert len(found) > 8
     assert not any(found)
 
 
-def test_the_watch_above_sees_what_it_should():
+def test_a_zinb_looks_up_where_counts_are(cells, monkeypatch):
+    """The exception that the documentation names, and the proof that the watch sees something."""
+    found = _watch_steps(monkeypatch)
+    run(cells, graph_weight=0.0, likelihood="zinb")
+    assert all(of_step == ["aten.nonzero.default"] * 2 for of_step in found)
+
+
+@pytest.mark.parametrize("look", [lambda x: x.sum().item(), lambda x: x.to("meta"), lambda x: x[x > 0], bool])
+def test_the_watch_sees_what_it_should(look):
     with _Watched() as mode:
-        torch.ones(2).sum().item()
-        torch.ones(2).to("meta")
-    assert len(mode.found) == 2
+        look(torch.ones(1))
+    assert mode.found
 
 
 def test_inference_does_not_depend_on_how_many_rows_are_taken_at_once(cells, monkeypatch):
@@ -185,6 +210,7 @@ def test_mixed_precision_finds_the_same_groups(cells):
     result = run(cells, pretrain_epochs=40, cluster_epochs=10, precision="bf16-mixed")
     assert adjusted_rand_score(cells[3], result.labels) > 0.95
     assert result.latent.dtype == result.proba.dtype == np.float32
+    assert not np.allclose(result.latent, run(cells, pretrain_epochs=40, cluster_epochs=10).latent)
 
 
 @pytest.mark.slow

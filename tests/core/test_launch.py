@@ -1,9 +1,13 @@
 """Several processes share a run: the same result as one, and an end with an error when one of them dies."""
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -30,7 +34,10 @@ def cells():
 
 
 def test_two_processes_find_what_one_does():
+    handlers, environment = {n: signal.getsignal(n) for n in signal.valid_signals()}, dict(os.environ)
     one, two = fit(*cells(), 3, CONFIG, **OPTIONS), fit_in_processes(2, *cells(), 3, CONFIG, **OPTIONS)
+    assert {n: signal.getsignal(n) for n in signal.valid_signals()} == handlers
+    assert dict(os.environ) == environment
     assert adjusted_rand_score(one.labels, two.labels) > 0.99
     assert one.history.keys() == two.history.keys()
     for name, values in one.history.items():  # means over shares of unequal size, weighted
@@ -40,11 +47,26 @@ def test_two_processes_find_what_one_does():
 
 
 @pytest.mark.slow
+def test_three_processes_stop_where_one_does():
+    """Clusters chosen, training that ends by itself, batches, shares of unequal size."""
+    config = replace(CONFIG, pretrain_epochs=20, cluster_epochs=None)
+    options = {**OPTIONS, "batches": np.arange(181) % 2}
+    one, three = fit(*cells(), None, config, **options), fit_in_processes(3, *cells(), None, config, **options)
+    assert one.proba.shape == three.proba.shape
+    assert adjusted_rand_score(one.labels, three.labels) > 0.99
+    assert one.stops == three.stops
+    assert len(one.history["loss"]) == len(three.history["loss"])
+
+
+@pytest.mark.slow
 def test_an_error_in_a_process_comes_back():
     counts, totals, ring = cells()
     counts.data[0] = np.nan
-    with pytest.raises(RuntimeError, match=r"2 processes ended early.*non-finite"):
+    with pytest.raises(
+        RuntimeError, match=r"2 processes ended early.*: RuntimeError: The training became non-finite.*"
+    ) as error:
         fit_in_processes(2, counts, totals, ring, 3, CONFIG, **OPTIONS)
+    assert "callstack" not in str(error.value)
 
 
 def test_absent_devices_are_refused(monkeypatch):
@@ -62,20 +84,53 @@ fit_in_processes(2, *cells(), 3, replace(CONFIG, pretrain_epochs=10**6), **OPTIO
 """
 
 
-@pytest.mark.slow
-def test_a_killed_process_ends_the_run_with_an_error(tmp_path):
+@pytest.fixture
+def endless(tmp_path):
+    """A run in two processes that would never end, and these processes."""
     shutil.copy(__file__, tmp_path / "tests_of_launch.py")
     run = subprocess.Popen([sys.executable, "-c", ENDLESS], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    workers = []
     try:
         workers = _wait_for_workers(run.pid)
         time.sleep(15)  # they are training by then, or about to
-        workers[1].kill()
-        _, errors = run.communicate(timeout=60)
+        yield run, workers
     finally:
-        run.kill()
+        for process in (run, *workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        run.communicate()
+
+
+def _alive(workers):
+    return [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_with_an_error(endless):
+    run, workers = endless
+    workers[1].kill()
+    _, errors = run.communicate(timeout=60)
     assert run.returncode == 1
     assert "RuntimeError: One of the 2 processes ended early" in errors
-    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+    assert not _alive(workers)
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_all_at_once(endless):
+    run, workers = endless
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=20)
+    assert "KeyboardInterrupt" in errors
+    assert not _alive(workers)
+
+
+@pytest.mark.slow
+def test_processes_end_when_their_caller_is_killed(endless):
+    run, workers = endless
+    run.kill()
+    run.wait()
+    psutil.wait_procs(workers, timeout=10)
+    assert not _alive(workers)
 
 
 def _wait_for_workers(pid):

@@ -42,7 +42,7 @@ def test_the_slower_number_is_recognised(two_threads, monkeypatch, slow):
     clock = [0.0]
 
     def later():
-        clock[0] += 1.0 if torch.get_num_threads() == slow else 0.1
+        clock[0] += 0.01 if torch.get_num_threads() == slow else 0.001
         return clock[0]
 
     monkeypatch.setattr(threads.time, "perf_counter", later)

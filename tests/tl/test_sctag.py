@@ -797,6 +797,22 @@ def test_weights_that_blow_up_after_the_last_check_are_found(graphed, unchanged,
         sctag.tl.sctag(graphed, 3, **short)
 
 
+def test_several_devices_are_passed_on(graphed, short, monkeypatch):
+    from sctag_tools._core import launch
+    from sctag_tools._core.fit import fit
+
+    asked = []
+
+    def here(devices, *args, **options):
+        asked.append((devices, options["precision"]))
+        return fit(*args, **options)
+
+    monkeypatch.setattr(launch, "fit_in_processes", here)
+    sctag.tl.sctag(graphed, 3, devices=np.int64(2), precision="bf16-mixed", **short)
+    assert asked == [(2, "bf16-mixed")]
+    assert graphed.uns["sctag"]["params"]["devices"] == 2
+
+
 # --- messages ---
 
 
