@@ -42,7 +42,7 @@ def numbers(adata: ad.AnnData) -> tuple[int, int]:
     choose_genes(adata)
     sctag.pp.build_graph(adata)
     sctag.tl.sctag(adata, progress_bar=False)
-    sc.pp.neighbors(adata)
+    sc.pp.neighbors(adata, transformer="sklearn")
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
     return adata.obs["sctag"].nunique(), adata.obs["leiden"].nunique()
 
@@ -71,7 +71,7 @@ def table(options: argparse.Namespace) -> None:
         name: {
             "Spearman with the true number": some[name].corr(some["k_true"], method="spearman"),
             "|log2(found / true)|": np.log2(some[name] / some["k_true"]).abs().mean(),
-            "one class: K = 1 in": f"{(one[name] == 1).mean():.0%}",
+            "one class: share with K = 1": (one[name] == 1).mean(),
             "one class: median K": one[name].median(),
         }
         for name in ("sctag", "leiden")
