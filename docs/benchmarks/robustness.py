@@ -140,10 +140,10 @@ def main() -> None:
         for seed in range(options.seeds):
             if ((done["check"] == check) & (done["seed"] == seed)).any():
                 continue
-            rows = [(check, name, seed, what, value) for name, what, value in CHECKS[check](options.folder, seed)]
-            table = pd.DataFrame(rows, columns=COLUMNS).round(4)
-            table.to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
-            print(table.to_string(index=False, header=False), flush=True)
+            for name, what, value in CHECKS[check](options.folder, seed):
+                row = pd.DataFrame([(check, name, seed, what, value)], columns=COLUMNS).round(4)
+                row.to_csv(options.out, mode="a", header=not options.out.exists(), index=False)
+                print(row.to_string(index=False, header=False), flush=True)
     done = pd.read_csv(options.out)
     print(done.groupby(["check", "name", "set"])["value"].agg(["mean", "min", "max", "count"]).round(3).to_string())
 

@@ -161,9 +161,9 @@ def own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
     generator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
     before = None if generator is None else generator.get_rng_state()
     with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(int(seed))
         if generator is not None:
-            generator.manual_seed(seed)
+            generator.manual_seed(int(seed))
         try:
             yield
         finally:
