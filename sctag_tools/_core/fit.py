@@ -135,10 +135,10 @@ def fit(
             stops["clustering"] = trainer.cluster(starts)
             proba = trainer.assignment().cpu().numpy()
             latent = joint_latent([latent.cpu().numpy() for latent in trainer.latents()])
-    back = np.argsort(order)
-    latent, proba = np.ascontiguousarray(latent[back]), proba[back]
     proba, labels = by_size(proba)
-    sure = confidence(labels, proba, agreed.votes[:, back])
+    sure = confidence(labels, proba, agreed.votes)
+    back = np.argsort(order)
+    latent, proba, labels, sure = (np.ascontiguousarray(of_cells[back]) for of_cells in (latent, proba, labels, sure))
     history = {name: np.array(values) for name, values in trainer.history.items()}
     return Fit(latent, proba, labels, sure, history, agreed.curve, stops, stage.seconds, str(fabric.device))
 
@@ -172,10 +172,14 @@ def own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def by_size(proba: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Columns reordered so that cluster 0 has the most cells; a cluster that no cell prefers is dropped."""
+    """Columns reordered so that cluster 0 has the most cells; a cluster that no cell prefers is dropped.
+
+    Of equal sizes the one that holds the first cell comes first: which child of a merge is left and which is right may
+    hang on rounding.
+    """
     labels = proba.argmax(axis=1)
-    sizes = np.bincount(labels, minlength=proba.shape[1])
-    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+    found, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    order = found[np.lexsort((first, -sizes))]
     proba = np.ascontiguousarray(proba[:, order])
     proba /= proba.sum(axis=1, keepdims=True)
     return proba, proba.argmax(axis=1)
