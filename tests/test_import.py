@@ -124,3 +124,17 @@ except RuntimeError:
 else:
     raise AssertionError("NaN went through")
 """)
+
+
+def test_the_number_of_threads_that_was_asked_for_reaches_torch_when_numba_runs_first():
+    code = (
+        "import scanpy as sc, sctag_tools as sctag\n"
+        "adata = sctag.datasets.pbmc68k_reduced()\n"
+        "sctag.pp.build_graph(adata)\n"
+        "import torch\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr

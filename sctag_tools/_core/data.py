@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .graph import hop_blocks, normalise_adjacency, sample_neighbors, subgraph_targets
-from .inputs import scaled_expression, size_factors
+from .inputs import Scaling, log_expression, size_factors
 from .model import Batch
 from .share import WHOLE, Share
 
@@ -37,6 +37,8 @@ class CellData:
         (n_cells,) float32 and int64.
     adjacency
         (n_cells, n_cells) normalised graph, CSR, always in host memory.
+    scaling
+        What the expression was scaled by.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class CellData:
         log_size = np.log(size_factors(totals))
         self.log_mean_counts = _log_mean_counts(counts, log_size)
         self.adjacency = normalise_adjacency(weights)
-        self.blocks = torch.from_numpy(hop_blocks(scaled_expression(counts, totals, batches), self.adjacency, n_hops))
+        x = log_expression(counts, totals)
+        self.scaling = Scaling.of(x, batches)
+        self.blocks = torch.from_numpy(hop_blocks(self.scaling.apply(x, batches), self.adjacency, n_hops))
         self.counts = _dense(counts)
         self.log_size = torch.from_numpy(log_size)
         self.batch_numbers = torch.from_numpy(np.zeros(len(totals), dtype=np.int64) if batches is None else batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +14,9 @@ from lightning_fabric import Fabric
 from .confidence import confidence
 from .consensus import MergeTree, evidence, partitions, replicates
 from .data import CellData
+from .fitted import Fitted, Neighborhood
 from .inputs import canonical_order
-from .latent import centroids_of, joint_latent
+from .latent import JointLatent, centroids_of
 from .model import Ensemble
 from .threads import helpful_threads
 from .train import Trainer, resolve_accelerator
@@ -43,6 +44,7 @@ class Fit:
     stops: dict[str, str]  # phase -> why it ended
     seconds: dict[str, float]  # stage -> wall time
     device: str
+    fitted: Fitted | None = None  # what places later cells; None if it was not asked for
 
 
 @dataclass
@@ -81,6 +83,7 @@ def fit(
     devices: int = 1,
     precision: Precision = "32-true",
     progress: bool = False,
+    neighborhood: Neighborhood | None = None,
 ) -> Fit:
     """Learn a latent and clusters of the cells.
 
@@ -101,6 +104,8 @@ def fit(
         order of the cells, and whatever the number of processes, up to rounding.
     devices
         Number of processes that share each batch, this one being one of them (:mod:`.launch` starts them).
+    neighborhood
+        How later cells find their neighbours; None if the networks need not be kept.
     """
     # The order that the cells came in must not matter.
     order = canonical_order(counts, totals)
@@ -114,7 +119,7 @@ def fit(
         precision=precision,
     )
     fabric.launch()
-    for_batches, for_consensus = np.random.default_rng(random_state).spawn(2)
+    for_batches, for_consensus, for_position = np.random.default_rng(random_state).spawn(3)
     stage = Stages()
     alone_on_cpu = devices == 1 and fabric.device.type == "cpu"
     with own_torch_seed(random_state, fabric.device), helpful_threads() if alone_on_cpu else nullcontext():
@@ -134,13 +139,28 @@ def fit(
         with stage("clustering"):
             stops["clustering"] = trainer.cluster(starts)
             proba = trainer.assignment().cpu().numpy()
-            latent = joint_latent([latent.cpu().numpy() for latent in trainer.latents()])
-    proba, labels = by_size(proba)
-    sure = confidence(labels, proba, agreed.votes)
+            latents = [latent.cpu().numpy() for latent in trainer.latents()]
+            joint = JointLatent.of(latents)
+            latent = joint.apply(latents)
+        columns = by_size(proba)
+        proba = of_columns(proba, columns)
+        labels = proba.argmax(axis=1)
+        sure = confidence(labels, proba, agreed.votes)
+        fitted = None
+        if neighborhood is not None and fabric.is_global_zero:
+            with stage("model"):
+                fitted = Fitted.of(
+                    nets, data, config, totals=totals, joint=joint, columns=columns, rng=for_position,
+                    neighborhood=neighborhood.take(order),
+                    found={
+                        "latents": np.stack(latents, axis=1), "latent": latent, "proba": proba, "confidence": sure,
+                    },
+                )  # fmt: skip
     back = np.argsort(order)
     latent, proba, labels, sure = (np.ascontiguousarray(of_cells[back]) for of_cells in (latent, proba, labels, sure))
+    fitted = None if fitted is None else replace(fitted, reference=fitted.reference.take(back))
     history = {name: np.array(values) for name, values in trainer.history.items()}
-    return Fit(latent, proba, labels, sure, history, agreed.curve, stops, stage.seconds, str(fabric.device))
+    return Fit(latent, proba, labels, sure, history, agreed.curve, stops, stage.seconds, str(fabric.device), fitted)
 
 
 def _consensus(
@@ -171,15 +191,18 @@ def own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
                 generator.set_rng_state(before)
 
 
-def by_size(proba: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Columns reordered so that cluster 0 has the most cells; a cluster that no cell prefers is dropped.
+def by_size(proba: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Columns of ``proba`` (n_cells, n_clusters) by how many cells prefer them, without those that none does.
 
     Of equal sizes the one that holds the first cell comes first: which child of a merge is left and which is right may
     hang on rounding.
     """
-    labels = proba.argmax(axis=1)
-    found, first, sizes = np.unique(labels, return_index=True, return_counts=True)
-    order = found[np.lexsort((first, -sizes))]
-    proba = np.ascontiguousarray(proba[:, order])
-    proba /= proba.sum(axis=1, keepdims=True)
-    return proba, proba.argmax(axis=1)
+    found, first, sizes = np.unique(proba.argmax(axis=1), return_index=True, return_counts=True)
+    return found[np.lexsort((first, -sizes))]
+
+
+def of_columns(proba: NDArray[np.float32], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """These columns, rows summing to one."""
+    kept = np.ascontiguousarray(proba[:, columns])
+    kept /= kept.sum(axis=1, keepdims=True)
+    return kept

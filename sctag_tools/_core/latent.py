@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,23 +15,38 @@ if TYPE_CHECKING:
 _TINY = float(np.finfo(np.float32).eps)
 
 
-def standardised(latent: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centred, with a mean variance of one: networks choose the scale of their latent at will."""
-    centred = latent - latent.mean(axis=0)
-    return np.asarray(centred / max(float(centred.std()), _TINY), dtype=np.float32)
+@dataclass(frozen=True)
+class JointLatent:
+    """The principal components of the latents of all networks, side by side.
 
-
-def joint_latent(latents: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """(n_cells, n_latent) principal components of the latents of all networks, side by side.
-
-    Each network turns its latent as it likes; the components of all together hold what they share. Signs are such
-    that the largest loading is positive.
+    Each network turns its latent as it likes; the components of all together hold what they share.
     """
-    joined = np.concatenate([standardised(latent) for latent in latents], axis=1).astype(np.float64)
-    _, loadings = np.linalg.eigh(joined.T @ joined)
-    loadings = loadings[:, ::-1][:, : latents[0].shape[1]]
-    loadings *= np.sign(np.take_along_axis(loadings, np.abs(loadings).argmax(axis=0)[None], axis=0))
-    return np.asarray(joined @ loadings, dtype=np.float32)
+
+    means: NDArray[np.float32]  # (n_networks, n_latent)
+    scales: NDArray[np.float32]  # (n_networks,) what a network's latent is divided by, to a mean variance of one
+    loadings: NDArray[np.float32]  # (n_networks * n_latent, n_latent), signs such that the largest is positive
+
+    @classmethod
+    def of(cls, latents: Sequence[NDArray[np.float32]]) -> JointLatent:
+        """Learnt from (n_cells, n_latent) latents."""
+        means = np.stack([latent.mean(axis=0) for latent in latents])
+        scales = np.array([max(float((z - mean).std()), _TINY) for z, mean in zip(latents, means, strict=True)])
+        joined = _joined(latents, means, scales)
+        _, loadings = np.linalg.eigh(joined.T @ joined)
+        loadings = loadings[:, ::-1][:, : latents[0].shape[1]]
+        loadings *= np.sign(np.take_along_axis(loadings, np.abs(loadings).argmax(axis=0)[None], axis=0))
+        return cls(means, scales.astype(np.float32), loadings.astype(np.float32))
+
+    def apply(self, latents: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """(n_cells, n_latent) joint latent of these or other cells."""
+        return np.asarray(_joined(latents, self.means, self.scales) @ self.loadings, dtype=np.float32)
+
+
+def _joined(
+    latents: Sequence[NDArray[np.float32]], means: NDArray[np.floating], scales: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    parts = [(latent - mean) / scale for latent, mean, scale in zip(latents, means, scales, strict=True)]
+    return np.concatenate(parts, axis=1).astype(np.float64)
 
 
 def centroids_of(latent: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], float]:

@@ -54,6 +54,20 @@ class TAGEncoder(nn.Module):
     def forward(self, blocks: Tensor) -> Tensor:
         return apply_tag(self.latent, torch.relu(apply_tag(self.hidden, blocks))[:, None])
 
+    def context(self, blocks: Tensor) -> Tensor:
+        """(B, n_hidden) what cells with these hop features give to the hidden layer of a neighbour.
+
+        The first layer is linear, so that all hops of a cell that joins the graph later are one product of its edges
+        with this, instead of with every hop's genes.
+        """
+        weights = torch.cat([hop.weight for hop in self.hidden.lins], dim=1)[:, blocks.shape[2] :]
+        return F.linear(blocks[:, :-1].flatten(1), weights)
+
+    def place(self, own: Tensor, context: Tensor) -> Tensor:
+        """Latent of cells from their own scaled expression (B, G) and their neighbours' :meth:`context`."""
+        hidden = F.linear(own, self.hidden.lins[0].weight, self.hidden.bias) + context
+        return apply_tag(self.latent, torch.relu(hidden)[:, None])
+
 
 def apply_tag(layer: TAGConv, blocks: Tensor) -> Tensor:
     """Output of a TAG layer from hop features (B, K + 1, F): the sum of its per-hop products, plus the bias."""

@@ -46,7 +46,7 @@ def find_neighbors(
         raise ValueError(msg)
     if exact is None:
         exact = len(x) <= EXACT_UP_TO
-    found = _exact(x, x, n_neighbors, metric) if exact else _approximate(x, n_neighbors, metric, random_state)
+    found = nearest(x, x, n_neighbors, metric) if exact else _approximate(x, n_neighbors, metric, random_state)
     return _self_first(*found)
 
 
@@ -105,7 +105,7 @@ def _others_among(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Of each row of ``x`` the ``k`` nearest others among ``members``."""
     if exact or (exact is None and len(x) <= EXACT_UP_TO):
-        found, distances = _exact(x[members], x, k + 1, metric)
+        found, distances = nearest(x[members], x, k + 1, metric)
     else:
         from pynndescent import NNDescent
 
@@ -117,9 +117,10 @@ def _others_among(
     return indices[~itself].reshape(len(x), k), distances[~itself].reshape(len(x), k)
 
 
-def _exact(
+def nearest(
     x: NDArray[np.floating], queries: NDArray[np.floating], k: int, metric: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The ``k`` rows of ``x`` nearest to each query, and their distances, (n_queries, k) each, by growing distance."""
     from sklearn.neighbors import NearestNeighbors
 
     angular = metric in {"cosine", "correlation"}
@@ -149,7 +150,7 @@ def _approximate(
     indices, distances = (np.array(part) for part in index.neighbor_graph)
     if (indices < 0).any():  # too few candidates found: take these rows from the exact search
         rows = np.flatnonzero((indices < 0).any(axis=1))
-        indices[rows], distances[rows] = _exact(x, x[rows], k, metric)
+        indices[rows], distances[rows] = nearest(x, x[rows], k, metric)
     return indices, distances
 
 

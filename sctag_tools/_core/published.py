@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from scipy import sparse
 
 from .._checks import check_choice, check_flag, check_integer
-from .fit import Fit, Stages, by_size, own_torch_seed
+from .fit import Fit, Stages, by_size, of_columns, own_torch_seed
 from .published_losses import ZINBTarget
 from .published_net import Adjacency, PublishedNet
 from .published_train import FullBatchTrainer
@@ -145,7 +145,8 @@ def fit_published(
             )
         latent = trainer.latent().cpu().numpy()
     proba = (refreshed if settings.labels == "last_refresh" else final).cpu().numpy()
-    proba, labels = by_size(proba)
+    proba = of_columns(proba, by_size(proba))
+    labels = proba.argmax(axis=1)
     history = {name: np.array(values) for name, values in trainer.history.items()}
     stops = dict.fromkeys(("pretraining", "clustering"), "all steps done")
     return Fit(latent, proba, labels, proba.max(axis=1), history, None, stops, stage.seconds, str(device))

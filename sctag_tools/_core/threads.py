@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from threadpoolctl import threadpool_limits
+
+from .._threads import threads_asked_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,18 +24,21 @@ def helpful_threads() -> Iterator[None]:
     """Run the block on a single thread if several are slower at the moment, and put the thread counts back after it.
 
     Beside one other busy program two spinning threads take many times as long as one. A number that the user chose in
-    ``OMP_NUM_THREADS`` stands.
+    ``OMP_NUM_THREADS`` stands, also where numba, which scanpy runs on, has raised torch's since.
     """
-    n_threads = torch.get_num_threads()
-    if n_threads == 1 or "OMP_NUM_THREADS" in os.environ or not _crowded(n_threads):
+    before, asked = torch.get_num_threads(), threads_asked_for()
+    n_threads = min(before, asked) if asked else before
+    if asked is None and before > 1 and _crowded(before):
+        n_threads = 1
+    if n_threads == before:
         yield
         return
     try:
-        with threadpool_limits(1):
-            torch.set_num_threads(1)
+        with threadpool_limits(n_threads):
+            torch.set_num_threads(n_threads)
             yield
     finally:
-        torch.set_num_threads(n_threads)
+        torch.set_num_threads(before)
 
 
 def _crowded(n_threads: int) -> bool:

@@ -6,7 +6,12 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from sctag_tools._core.inputs import scaled_expression, size_factors
+from sctag_tools._core.inputs import Scaling, log_expression, size_factors
+
+
+def scaled_expression(counts, totals, batches=None):
+    x = log_expression(counts, totals)
+    return Scaling.of(x, batches).apply(x, batches)
 
 
 @pytest.fixture
@@ -50,3 +55,14 @@ def test_a_gene_in_one_cell_is_clipped():
         np.tile(np.array([[0.0, 1.0]], np.float32), (500, 1))
     )
     assert scaled_expression(counts, np.full(500, 2.0))[0, 0] == 10
+
+
+def test_new_cells_are_put_on_the_scale_of_the_training_cells(counts):
+    totals, batches = np.asarray(counts.sum(axis=1)).ravel(), np.tile([0, 1], 40)
+    x = log_expression(counts, totals)
+    scaling = Scaling.of(x, batches)
+    both = scaling.apply(log_expression(counts[:4], totals[:4]), batches[:4])
+    np.testing.assert_allclose(both, scaling.apply(x.copy(), batches)[:4], atol=1e-6)
+    unknown = scaling.apply(log_expression(counts[:4], totals[:4]), np.full(4, -1))
+    np.testing.assert_allclose(unknown, np.clip((x[:4] - x.mean(axis=0)) / scaling.spread, -10, 10), atol=1e-5)
+    assert np.abs(unknown - both).max() > 0.01

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sctag_tools._core.latent import centroids_of, joint_latent, standardised
+from sctag_tools._core.latent import JointLatent, centroids_of
 
 RNG = np.random.default_rng(0)
 
@@ -15,10 +15,20 @@ def test_centroids_and_spread_by_hand():
     assert spread == pytest.approx(np.sqrt(2 / 6))
 
 
+def joint_latent(latents):
+    return JointLatent.of(latents).apply(latents)
+
+
 def test_scale_and_position_are_forgotten():
     latent = RNG.normal(size=(50, 4)).astype(np.float32)
-    np.testing.assert_allclose(standardised(latent * 9 + 5), standardised(latent), atol=1e-5)
-    assert standardised(np.ones((5, 3), np.float32)).tolist() == np.zeros((5, 3)).tolist()
+    np.testing.assert_allclose(joint_latent([latent * 9 + 5]), joint_latent([latent]), atol=1e-4)
+    assert (joint_latent([np.ones((5, 3), np.float32)]) == 0).all()
+
+
+def test_other_cells_go_where_the_same_cells_would():
+    latents = [RNG.normal(size=(50, 4)).astype(np.float32) for _ in range(2)]
+    joint = JointLatent.of(latents)
+    np.testing.assert_allclose(joint.apply([z[:7] for z in latents]), joint.apply(latents)[:7], atol=1e-6)
 
 
 def test_rotated_copies_join_to_what_they_share():

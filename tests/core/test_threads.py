@@ -37,6 +37,13 @@ def test_the_users_number_stands(two_threads, monkeypatch):
         assert torch.get_num_threads() == 2
 
 
+def test_a_number_that_another_library_raised_is_lowered_again(two_threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,1")
+    with threads.helpful_threads():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
 @pytest.mark.parametrize("slow", [1, 2])
 def test_the_slower_number_is_recognised(two_threads, monkeypatch, slow):
     clock = [0.0]
