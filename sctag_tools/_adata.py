@@ -15,6 +15,7 @@ from . import _logging as logg
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -61,7 +62,7 @@ def working_copy(adata: AnnData, *, copy: bool) -> AnnData:
         return adata.copy()
     if adata.is_view:
         msg = "Received a view of an AnnData; it becomes an actual copy when the results are written."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        logg.warn(msg)
     return adata
 
 
@@ -84,7 +85,7 @@ def select_genes(adata: AnnData, mask_var: NDArray[np.bool_] | str | Default | N
                     f"All {adata.n_vars} genes are used, which is slow and noisy; "
                     "run `sc.pp.highly_variable_genes(adata, n_top_genes=2000)` first, or pass `mask_var=None`."
                 )
-                warnings.warn(msg, UserWarning, stacklevel=3)
+                logg.warn(msg)
             return np.ones(adata.n_vars, dtype=bool), "all"
         mask_var = "highly_variable"
     if mask_var is None:
@@ -169,7 +170,7 @@ def _check_counts(matrix: object, name: str, *, is_logged: bool) -> None:
         msg = f"{where} looks log-normalised, raw counts are needed. {advice} `check_values=False` skips this check."
         raise ValueError(msg)
     msg = f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM)."
-    warnings.warn(msg, UserWarning, stacklevel=4)
+    logg.warn(msg)
 
 
 def require_result(adata: AnnData, key: str) -> None:
@@ -183,7 +184,7 @@ def require_own_key(adata: AnnData, key: str) -> None:
     """Raise ValueError if results named ``key`` would overwrite something that is no scTAG result."""
     entry = adata.uns.get(key)
     if entry is not None:
-        foreign = not (hasattr(entry, "keys") and "history" in entry)
+        foreign = not (hasattr(entry, "keys") and ("history" in entry or "mapped_to" in entry))
     else:
         foreign = key in adata.obs and f"X_{key}" not in adata.obsm
     if foreign:
@@ -204,3 +205,21 @@ def batch_numbers(adata: AnnData, batch_key: str | None) -> NDArray[np.int64] | 
         raise ValueError(msg)
     names, numbers = np.unique(column.astype(str).to_numpy(), return_inverse=True)
     return None if len(names) == 1 else np.asarray(numbers, dtype=np.int64)
+
+
+def batch_names(adata: AnnData, batch_key: str) -> list[str]:
+    """Name of each batch, in the order of :func:`batch_numbers`."""
+    return [str(name) for name in np.unique(adata.obs[batch_key].astype(str).to_numpy())]
+
+
+def clusters_of(proba: NDArray[np.floating]) -> pd.Categorical:
+    """The clusters that a soft assignment (n_obs, n_clusters) prefers, named ``"0"``, ``"1"``, ..."""
+    import pandas as pd
+
+    return pd.Categorical.from_codes(proba.argmax(axis=1), categories=[str(i) for i in range(proba.shape[1])])
+
+
+def forget_earlier(adata: AnnData, key: str) -> None:
+    """Remove the colours and the UMAP that belonged to an earlier result of this name."""
+    adata.uns.pop(f"{key}_colors", None)
+    adata.obsm.pop(f"X_{key}_umap", None)

@@ -1,7 +1,9 @@
-"""The one place that touches scanpy's logging, so that ``sc.settings.verbosity`` rules here too."""
+"""What the user is told: by scanpy's logging, so that ``sc.settings.verbosity`` rules here too, and by warnings."""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,3 +23,11 @@ def verbosity() -> int:
     from scanpy import settings
 
     return int(settings.verbosity)
+
+
+def warn(message: str) -> None:
+    """Warn about the data, pointing at the line of the user's code that called the package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("sctag_tools."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -12,9 +12,10 @@ from scipy import sparse
 from .inputs import log_expression
 from .model import Ensemble
 from .neighbors import nearest
+from .novelty import Views, Yardstick, unexplained
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 4096
 _COMPONENTS = 50
+_CELLS_TO_EXPLAIN = 2_000
 _CELLS_FOR_COMPONENTS = 5_000  # the leading components of more cells are those of a sample
 
 
@@ -40,6 +42,7 @@ class Reference:
     proba: NDArray[np.float32]  # (n_cells, n_clusters)
     confidence: NDArray[np.float32]  # (n_cells,)
     depth: NDArray[np.float32]  # (n_cells,) counts in the genes of the model
+    unexplained: NDArray[np.float32]  # (n_cells,) divergence of counts from what is decoded; -1 where not computed
     batches: NDArray[np.int64]  # (n_cells,)
 
     def __len__(self) -> int:
@@ -73,6 +76,7 @@ class Placed:
     proba: NDArray[np.float32]  # (n_cells, n_clusters), rows sum to one
     labels: NDArray[np.int64]  # (n_cells,)
     confidence: NDArray[np.float32]  # (n_cells,) in [0, 1]
+    novelty: NDArray[np.float32]  # (n_cells,) one at the 99th percentile of the training cells
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,9 @@ class Fitted:
     columns: NDArray[np.int64]  # (n_clusters,) centroid of each cluster; one that no cell prefers is in none
     scaling: Scaling
     joint: JointLatent
-    loadings: NDArray[np.float32]  # (n_genes, n_components) from scaled expression to ``position``; no columns: given
+    loadings: NDArray[np.float32] | None  # (n_genes, n_components) of scaled expression; None: ``position`` was given
     gain: float  # mean row sum of the normalised graph
-    share_of_counts: float  # median over cells: counts in the genes of the model over all
+    gene_shares: NDArray[np.float32]  # (n_genes,) part of all training counts that each gene has
     n_neighbors: int  # others that a new cell is joined to
     metric: str
     reference: Reference
@@ -107,19 +111,19 @@ class Fitted:
         found: dict[str, NDArray[np.float32]],
     ) -> Fitted:
         """From trained networks and their data; ``found`` is what the run found of each cell."""
-        depth = data.counts.sum(dim=1, dtype=torch.float32).cpu().numpy()
         if neighborhood.position is None:
-            loadings = _principal_components(data.blocks[:, 0], rng)
+            loadings: NDArray[np.float32] | None = _principal_components(data, rng)
             position = np.concatenate([part.cpu().numpy() @ loadings for part in _chunks(data.blocks[:, 0])])
         else:
-            position, loadings = neighborhood.position, np.empty((data.blocks.shape[2], 0), dtype=np.float32)
+            position, loadings = neighborhood.position, None
         device = next(nets.parameters()).device
         with torch.no_grad():
             context = [
                 torch.stack([net.encoder.context(part.to(device)) for net in nets], dim=1).cpu().numpy()
                 for part in _chunks(data.blocks)
             ]
-        return cls(
+        of_genes = data.counts.sum(dim=0, dtype=torch.float64).cpu().numpy()
+        fitted = cls(
             config=config,
             weights={name: tensor.detach().cpu().numpy().copy() for name, tensor in nets.state_dict().items()},
             spreads=np.array([net.spread for net in nets], dtype=np.float32),
@@ -128,17 +132,27 @@ class Fitted:
             joint=joint,
             loadings=loadings,
             gain=float(data.adjacency.sum() / len(data)),
-            share_of_counts=float(np.median(depth / totals)),
+            gene_shares=np.asarray(of_genes / totals.sum(), dtype=np.float32),
             n_neighbors=min(neighborhood.n_neighbors, len(data)),
             metric=neighborhood.metric,
             reference=Reference(
                 position=position,
                 context=np.concatenate(context),
-                depth=depth,
+                depth=data.counts.sum(dim=1, dtype=torch.float32).cpu().numpy(),
+                unexplained=np.full(len(data), -1, dtype=np.float32),
                 batches=data.batch_numbers.cpu().numpy(),
                 **found,
             ),
         )
+        fitted._explain_sample(data, rng)
+        return fitted
+
+    def _explain_sample(self, data: CellData, rng: np.random.Generator) -> None:
+        """How well some training cells are decoded, to hold new cells against."""
+        rows = np.sort(rng.permutation(len(data))[:_CELLS_TO_EXPLAIN])
+        counts = data.counts[torch.from_numpy(rows).to(data.device)].cpu().numpy().astype(np.float32)
+        shares = self.shares(self.reference.latents[rows], self.reference.batches[rows])
+        self.reference.unexplained[rows] = unexplained(counts, shares)
 
     @property
     def n_genes(self) -> int:
@@ -191,19 +205,78 @@ class Fitted:
         position
             (n_cells, n_components) in the representation that the graph was built on, if it was not this model's own.
         """
-        nets = self.networks()
-        parts = []
+        nets, yardstick, parts = self.networks(), self._yardstick(), []
         for start in range(0, len(totals), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             x = self.scaling.apply(log_expression(counts[rows], totals[rows]), batches[rows])
             x[:, ~known] = 0
-            parts.append(self._place(nets, x, known, None if position is None else position[rows]))
+            of_rows = None if position is None else position[rows]
+            parts.append(self._place(nets, counts[rows], x, known, batches[rows], of_rows, yardstick))
         return Placed(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Placed)))
 
+    def shares(
+        self, latents: NDArray[np.float32], batches: NDArray[np.int64], genes: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """(n_cells, n_genes) expected share of each cell's counts, mean over the networks.
+
+        ``latents`` is (n_cells, n_networks, n_latent), ``batches`` (n_cells,); -1 stands for the mean over batches.
+        ``genes`` are the numbers of those that are wanted, of all by default.
+        """
+        return self._decoded(latents, batches, genes, "shares")
+
+    def dropout(
+        self, latents: NDArray[np.float32], batches: NDArray[np.int64], genes: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """(n_cells, n_genes) probability that counts were lost; of ``likelihood="zinb"`` alone."""
+        return self._decoded(latents, batches, genes, "dropout")
+
+    def _decoded(
+        self, latents: NDArray[np.float32], batches: NDArray[np.int64], genes: NDArray[np.int64] | None, what: str
+    ) -> NDArray[np.float32]:
+        nets = self.networks()
+        genes = np.arange(self.n_genes) if genes is None else genes
+        decoded = np.empty((len(latents), len(genes)), dtype=np.float32)
+        for batch in np.unique(batches):
+            numbers = range(self.n_batches) if batch < 0 else [int(batch)]
+            for rows in _row_chunks(np.flatnonzero(batches == batch)):
+                each = torch.from_numpy(latents[rows])
+                with torch.no_grad():
+                    parts = [
+                        getattr(net.decoder, what)(each[:, i], torch.full((len(rows),), number))
+                        for i, net in enumerate(nets)
+                        for number in numbers
+                    ]
+                decoded[rows] = torch.stack(parts).mean(dim=0).numpy()[:, genes]
+        return decoded
+
+    def _yardstick(self) -> Yardstick:
+        reference = self.reference
+        rows = np.flatnonzero(reference.unexplained >= 0)
+        latents = self._on_one_scale(reference.latents)
+        sample = Views(
+            reference.position[rows], latents[rows], reference.depth[rows], reference.unexplained[rows].astype(float)
+        )
+        return Yardstick(reference.position, latents, sample, rows, n_neighbors=self.n_neighbors, metric=self.metric)
+
+    def _on_one_scale(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        scaled = (latents - self.joint.means) / self.joint.scales[:, None]
+        return scaled.reshape(len(latents), -1)
+
     def _place(
-        self, nets: Ensemble, x: NDArray[np.float32], known: NDArray[np.bool_], position: NDArray[np.float32] | None
+        self,
+        nets: Ensemble,
+        counts: sparse.csr_matrix,
+        x: NDArray[np.float32],
+        known: NDArray[np.bool_],
+        batches: NDArray[np.int64],
+        position: NDArray[np.float32] | None,
+        yardstick: Yardstick,
     ) -> Placed:
-        position = x @ self.loadings if position is None else position
+        if position is None:
+            if self.loadings is None:
+                msg = "the neighbours of these cells are sought in a representation that was not given"
+                raise ValueError(msg)
+            position = x @ self.loadings
         found, _ = nearest(self.reference.position, position, self.n_neighbors, self.metric)
         edges = sparse.csr_matrix(
             (
@@ -225,19 +298,43 @@ class Fitted:
         labels = proba.argmax(axis=1)
         agreeing = self.reference.proba.argmax(axis=1)[found] == labels[:, None]
         sure = (agreeing * self.reference.confidence[found]).mean(axis=1)
-        return Placed(np.stack(latents, axis=1), self.joint.apply(latents), proba, labels, sure.astype(np.float32))
+        side_by_side = np.stack(latents, axis=1)
+        measured, shares = counts[:, known].toarray(), self.shares(side_by_side, batches)[:, known]
+        views = Views(
+            position=position,
+            latents=self._on_one_scale(side_by_side),
+            depth=measured.sum(axis=1),
+            unexplained=unexplained(measured, shares / shares.sum(axis=1, keepdims=True)),
+        )
+        return Placed(
+            latents=side_by_side,
+            latent=self.joint.apply(latents),
+            proba=proba,
+            labels=labels,
+            confidence=sure.astype(np.float32),
+            novelty=yardstick.novelty(views),
+        )
 
 
-def _principal_components(x: Tensor, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(n_genes, n_components) loadings of scaled expression (n_cells, n_genes)."""
+def _principal_components(data: CellData, rng: np.random.Generator) -> NDArray[np.float32]:
+    """(n_genes, n_components) from scaled expression to the principal components of log-expression.
+
+    They are those of scanpy's usual workflow: each gene with the variance that it has.
+    """
     from sklearn.decomposition import PCA
 
+    x = data.blocks[:, 0]
+    spread = np.where(np.isfinite(data.scaling.spread), data.scaling.spread, 0)
     rows = np.sort(rng.permutation(len(x))[:_CELLS_FOR_COMPONENTS])
-    sample = x[torch.from_numpy(rows).to(x.device)].cpu().numpy()
+    sample = x[torch.from_numpy(rows).to(x.device)].cpu().numpy() * spread
     n_components = max(1, min(_COMPONENTS, len(sample) - 1, sample.shape[1] - 1))
     pca = PCA(n_components, svd_solver="randomized", random_state=int(rng.integers(2**31)))
-    return np.ascontiguousarray(pca.fit(sample).components_.T, dtype=np.float32)
+    return np.ascontiguousarray(spread[:, None] * pca.fit(sample).components_.T, dtype=np.float32)
 
 
 def _chunks(x: Tensor) -> Sequence[Tensor]:
     return torch.split(x, _ROWS_AT_ONCE)
+
+
+def _row_chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    return (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))

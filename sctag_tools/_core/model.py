@@ -101,6 +101,11 @@ class MultinomialDecoder(nn.Module):
         logits: Tensor = self.batch_effects(self.logit(torch.relu(self.hidden(latent))), batch_numbers)
         return logits
 
+    def shares(self, latent: Tensor, batch_numbers: Tensor) -> Tensor:
+        """(B, G) expected share of a cell's counts in each gene."""
+        logits: Tensor = self(latent, batch_numbers)
+        return logits.softmax(dim=1)
+
     def loss(self, latent: Tensor, batch: Batch) -> Tensor:
         """Mean over cells of the negative log-likelihood per count."""
         return losses.multinomial_cross_entropy(batch.counts, self(latent, batch.batch_numbers).float()).mean()
@@ -127,6 +132,18 @@ class ZINBDecoder(nn.Module):
         log_mean = log_mean.clamp(-_LOG_MEAN_RANGE, _LOG_MEAN_RANGE)
         log_dispersion = self.log_dispersion.clamp(-_LOG_DISPERSION_RANGE, _LOG_DISPERSION_RANGE)
         return log_mean, log_dispersion, self.dropout_logit(hidden)
+
+    def shares(self, latent: Tensor, batch_numbers: Tensor) -> Tensor:
+        """(B, G) expected share of a cell's counts in each gene, but for dropout."""
+        return self._of_average_size(latent, batch_numbers)[0].softmax(dim=1)
+
+    def dropout(self, latent: Tensor, batch_numbers: Tensor) -> Tensor:
+        """(B, G) probability that a gene's counts were lost."""
+        return self._of_average_size(latent, batch_numbers)[2].sigmoid()
+
+    def _of_average_size(self, latent: Tensor, batch_numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parameters: tuple[Tensor, Tensor, Tensor] = self(latent, latent.new_zeros(len(latent)), batch_numbers)
+        return parameters
 
     def loss(self, latent: Tensor, batch: Batch) -> Tensor:
         """Mean over cells and genes of the negative log-likelihood."""

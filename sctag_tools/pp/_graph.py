@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -159,7 +158,7 @@ def _usable_n_neighbors(n_neighbors: int, n_obs: int) -> int:
         return n_neighbors
     lowered = 1 + n_obs // 2  # scanpy's rule
     msg = f"n_neighbors={n_neighbors} exceeds the {n_obs} cells; using {lowered}."
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    logg.warn(msg)
     return lowered
 
 

@@ -1,5 +1,7 @@
-"""Tools: the method itself."""
+"""Tools: the method itself, and what its model gives afterwards."""
 
+from ._denoise import denoise
+from ._map_query import map_query
 from ._sctag import sctag
 
-__all__ = ["sctag"]
+__all__ = ["denoise", "map_query", "sctag"]

@@ -2,82 +2,107 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, get_args
 
-from .._adata import DEFAULT
-from .._checks import check_integer
+from .. import _logging as logg
+from .._adata import DEFAULT, find_counts
+from .._checks import check_choice, check_flag, check_integer, check_seed
 from .._core.config import Config
+from .._inputs import check_run_options, graph_of, totals_of
+from .._model import record_of, warn_of_fewer
 from .._published_recipe import published_inputs
+from .._types import Accelerator
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from scipy import sparse
+    from anndata import AnnData
 
     from .._core.fit import Fit
 
 _PRETRAIN_EPOCHS, _CLUSTER_EPOCHS = 1000, 300
 
 
-def check_preset(
-    preset: str,
-    config: Config,
-    n_clusters: int | None,
-    n_top_genes: int,
-    mask_var: object,
-    batch_key: str | None,
-    devices: int,
-    precision: str,
-) -> None:
-    """Raise ValueError for what a published preset cannot do: choose the number of clusters, or take options."""
-    if n_clusters is None:
-        msg = f"preset={preset!r} cannot choose the number of clusters; give `n_clusters`."
-        raise ValueError(msg)
-    check_integer("n_top_genes", n_top_genes, low=2)
-    if mask_var is not DEFAULT:
+class PresetRun:
+    """A run of a published preset: checked when it is made, run when it is called."""
+
+    def __init__(
+        self,
+        adata: AnnData,
+        preset: str,
+        n_clusters: int | None,
+        n_top_genes: int,
+        save: object,
+        options: dict[str, Any],
+    ) -> None:
+        """Read ``adata``; raise ValueError for what a published preset cannot do."""
+        self.config = Config(**{field.name: options[field.name] for field in fields(Config)})
+        if n_clusters is None:
+            msg = f"preset={preset!r} cannot choose the number of clusters; give `n_clusters`."
+            raise ValueError(msg)
+        check_integer("n_top_genes", n_top_genes, low=2)
+        _check_nothing_else(preset, self.config, save, options)
+        check_run_options(n_clusters, adata.n_obs, options["neighbors_key"], options["resolution"])
+        check_choice("accelerator", options["accelerator"], get_args(Accelerator))
+        check_seed(options["random_state"])
+        check_flag("check_values", options["check_values"])
+        self.preset, self.n_clusters, self.n_top_genes, self.options = preset, n_clusters, n_top_genes, options
+        key = options["neighbors_key"]
+        self.distances = graph_of(adata, key, "distances")
+        self.counts, self.source = find_counts(adata, options["layer"], check_values=options["check_values"])
+        totals_of(self.counts, None)
+        self.n_neighbors = adata.uns[key].get("params", {}).get("n_neighbors")  # the cell itself included
+
+    def __call__(self) -> tuple[Fit, dict[str, Any]]:
+        """The result, and the record of the run."""
+        from .._core import published
+        from .._core.graph import nearest_entries
+
+        config, seed = self.config, self.options["random_state"]
+        distances = self.distances
+        if self.n_neighbors is not None:
+            distances = nearest_entries(distances, self.n_neighbors - 1)
+        inputs = published_inputs(self.counts, seed, n_top_genes=self.n_top_genes)
+        result = published.fit_published(
+            inputs.x,
+            distances,
+            self.n_clusters,
+            {"reference": published.REFERENCE, "paper": published.PAPER}[self.preset],
+            counts=self.counts[:, inputs.genes],
+            size_factors=inputs.size_factors,
+            pretrain_epochs=_PRETRAIN_EPOCHS if config.pretrain_epochs is None else config.pretrain_epochs,
+            cluster_epochs=_CLUSTER_EPOCHS if config.cluster_epochs is None else config.cluster_epochs,
+            random_state=seed,
+            accelerator=self.options["accelerator"],
+            progress=self.options["progress_bar"] and logg.verbosity() > 0,
+        )
+        warn_of_fewer(self.n_clusters, result)
+        params = {
+            "preset": self.preset,
+            "n_clusters": result.proba.shape[1],
+            "n_clusters_given": True,
+            "counts": self.source,
+            "mask_var": "recipe_published",
+            "n_genes": int(inputs.genes.sum()),
+            "neighbors_key": self.options["neighbors_key"],
+            "random_state": int(seed),
+            "accelerator": self.options["accelerator"],
+        }
+        return result, record_of(result, params)
+
+
+def _check_nothing_else(preset: str, config: Config, save: object, options: dict[str, Any]) -> None:
+    if options["mask_var"] is not DEFAULT:
         msg = f"preset={preset!r} chooses its genes itself; give `n_top_genes` instead of `mask_var`."
         raise ValueError(msg)
-    if batch_key is not None:
+    if options["batch_key"] is not None:
         msg = f"preset={preset!r} knows no batches; leave out `batch_key`."
         raise ValueError(msg)
-    if devices != 1 or precision != "32-true":
+    if options["devices"] != 1 or options["precision"] != "32-true":
         msg = f"preset={preset!r} runs in one process and in float32; leave out `devices` and `precision`."
+        raise ValueError(msg)
+    if save is not None:
+        msg = f"preset={preset!r} makes no model that could place other cells; leave out `save`."
         raise ValueError(msg)
     if replace(config, pretrain_epochs=None, cluster_epochs=None) != Config():
         msg = f"preset={preset!r} fixes the model and its training; only the epochs can be given."
         raise ValueError(msg)
-
-
-def fit_preset(
-    counts: sparse.csr_matrix,
-    distances: sparse.csr_matrix,
-    n_neighbors: int | None,
-    n_clusters: int | None,
-    preset: str,
-    config: Config,
-    n_top_genes: int,
-    **training: Any,
-) -> tuple[Fit, NDArray[np.bool_]]:
-    """Run the published method on raw counts (n_obs, n_vars); returns the result and the genes that it used.
-
-    ``n_neighbors`` is what the graph was asked for, the cell itself included; None if that is not known.
-    """
-    from .._core import published
-    from .._core.graph import nearest_entries
-
-    if n_neighbors is not None:
-        distances = nearest_entries(distances, n_neighbors - 1)
-    inputs = published_inputs(counts, training["random_state"], n_top_genes=n_top_genes)
-    result = published.fit_published(
-        inputs.x,
-        distances,
-        n_clusters,
-        {"reference": published.REFERENCE, "paper": published.PAPER}[preset],
-        counts=counts[:, inputs.genes],
-        size_factors=inputs.size_factors,
-        pretrain_epochs=_PRETRAIN_EPOCHS if config.pretrain_epochs is None else config.pretrain_epochs,
-        cluster_epochs=_CLUSTER_EPOCHS if config.cluster_epochs is None else config.cluster_epochs,
-        **training,
-    )
-    return result, inputs.genes

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import asdict
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, get_args
-
-import numpy as np
-from scipy import sparse
 
 from .. import _logging as logg
 from .._adata import (
     DEFAULT,
-    batch_numbers,
-    find_counts,
+    clusters_of,
+    forget_earlier,
     require_anndata,
     require_in_memory,
     require_own_key,
-    select_genes,
     working_copy,
     writing,
 )
-from .._checks import check_choice, check_flag, check_integer, check_name, check_number, check_seed
+from .._checks import check_choice, check_flag, check_name
 from .._core.config import Config
+from .._model import ScTAG, check_model_folder
 from .._published_recipe import N_TOP_GENES
 from .._types import Accelerator, Likelihood, Precision, Preset
-from ._preset import check_preset, fit_preset
+from ._preset import PresetRun
 
 if TYPE_CHECKING:
+    import os
+
+    import numpy as np
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from .._adata import Default
     from .._core.fit import Fit
+    from .._core.fitted import Reference
 
 _FUNCTION = "sctag.tl.sctag"
 
@@ -68,6 +66,8 @@ def sctag(
     precision: Precision = "32-true",
     random_state: int = 0,
     progress_bar: bool = True,
+    store_model: bool = True,
+    save: str | os.PathLike[str] | None = None,
     key_added: str = "sctag",
     copy: bool = False,
 ) -> AnnData | None:
@@ -142,6 +142,12 @@ def sctag(
         Seed of every random draw. Equal seeds give equal labels on one machine; on a GPU up to the order of its sums.
     progress_bar
         Show a bar for each phase, unless ``sc.settings.verbosity`` is 0.
+    store_model
+        Keep the trained networks in ``adata.uns`` (10 MB for 2,000 genes, and 1.8 MB for every 1,000 cells), so that
+        :func:`sctag_tools.tl.map_query` and :func:`sctag_tools.tl.denoise` work on ``adata`` alone, also after it was
+        written and read.
+    save
+        New or empty folder to write the model into (:meth:`sctag_tools.ScTAG.save`).
     key_added
         Name of the results; a second run under another name leaves the first as it is.
     copy
@@ -163,7 +169,8 @@ def sctag(
         published presets, the largest soft assignment.
     `adata.uns['sctag' | key_added]` : :class:`dict`
         ``params``, ``history`` (loss terms of each step), ``n_clusters_curve`` (if the number was chosen), ``stop``
-        and ``seconds`` by stage, ``device``, ``versions``.
+        and ``seconds`` by stage, ``device``, ``versions``, and ``model`` (unless ``store_model=False``, and not of the
+        published presets).
 
     A UMAP and colours that belonged to an earlier result of this name are removed.
 
@@ -171,6 +178,8 @@ def sctag(
     ------
     KeyError
         If the layer, the batch column or the graph does not exist.
+    FileExistsError
+        If the folder ``save`` holds anything.
     ValueError
         If the counts are no counts, a cell has none, or an option is out of range.
     TypeError
@@ -191,181 +200,76 @@ def sctag(
     """
     require_anndata(adata, _FUNCTION)
     require_in_memory(adata, _FUNCTION)
-    config = Config(
-        n_networks=n_networks,
-        n_hops=n_hops,
-        n_hidden=n_hidden,
-        n_latent=n_latent,
-        likelihood=likelihood,
-        mask_rate=mask_rate,
-        count_weight=count_weight,
-        graph_weight=graph_weight,
-        cluster_weight=cluster_weight,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        pretrain_epochs=pretrain_epochs,
-        cluster_epochs=cluster_epochs,
-    )
     check_choice("preset", preset, get_args(Preset))
-    if preset != "default":
-        check_preset(preset, config, n_clusters, n_top_genes, mask_var, batch_key, devices, precision)
-    _check_options(n_clusters, adata.n_obs, accelerator, random_state, key_added, neighbors_key)
-    _check_devices(devices, precision, config, adata.n_obs)
-    check_number("resolution", resolution, low=1e-3, high=1e3)
-    for name, flag in {"check_values": check_values, "progress_bar": progress_bar, "copy": copy}.items():
+    for name, flag in {"progress_bar": progress_bar, "store_model": store_model, "copy": copy}.items():
         check_flag(name, flag)
+    check_name("key_added", key_added)
+    if key_added == neighbors_key:
+        msg = f"key_added={key_added!r} is the name of the graph; choose another one for the results."
+        raise ValueError(msg)
     require_own_key(adata, key_added)
-    published = preset != "default"
-    weights = _graph_of(adata, neighbors_key, "distances" if published else "connectivities")
-    genes, mask_name = (None, "recipe_published") if published else select_genes(adata, mask_var)
-    batches = batch_numbers(adata, batch_key)
-    counts, source = find_counts(adata, layer, check_values=check_values)
-    totals = _totals(counts, genes)
-    adata = working_copy(adata, copy=copy)
-
-    start = logg.info("clustering with scTAG")
-    training: dict[str, Any] = {
-        "random_state": random_state,
-        "accelerator": accelerator,
-        "progress": progress_bar and logg.verbosity() > 0,
-    }
-    if genes is None:
-        n_neighbors = adata.uns[neighbors_key].get("params", {}).get("n_neighbors")
-        result, genes = fit_preset(counts, weights, n_neighbors, n_clusters, preset, config, n_top_genes, **training)
-    else:
-        training |= {"resolution": resolution, "batches": batches, "precision": precision}
-        result = _fit(int(devices), counts[:, genes], totals, weights, n_clusters, config, **training)
-    found = result.proba.shape[1]
-    if n_clusters is not None and found < n_clusters:
-        msg = f"n_clusters={n_clusters} were asked for, but only {found} hold a cell; the others are left out."
-        warnings.warn(msg, UserWarning, stacklevel=2)
-    params = {
-        "preset": preset,
-        "n_clusters": found,
-        "n_clusters_given": n_clusters is not None,
-        "counts": source,
-        "mask_var": mask_name,
-        "n_genes": int(genes.sum()),
+    of_model: dict[str, Any] = {
+        "layer": layer,
+        "mask_var": mask_var,
         "neighbors_key": neighbors_key,
-        **({} if batch_key is None else {"batch_key": batch_key}),
-        "random_state": int(random_state),
-        "accelerator": accelerator,
-        **({} if published else {"resolution": float(resolution), "devices": int(devices), "precision": precision}),
-        **({} if published else {name: value for name, value in asdict(config).items() if value is not None}),
+        "batch_key": batch_key,
+        "resolution": resolution,
+        "n_networks": n_networks,
+        "n_hops": n_hops,
+        "n_hidden": n_hidden,
+        "n_latent": n_latent,
+        "likelihood": likelihood,
+        "mask_rate": mask_rate,
+        "count_weight": count_weight,
+        "graph_weight": graph_weight,
+        "cluster_weight": cluster_weight,
+        "check_values": check_values,
     }
-    _write(adata, key_added, result, params)
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    of_training: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "pretrain_epochs": pretrain_epochs,
+        "cluster_epochs": cluster_epochs,
+        "accelerator": accelerator,
+        "devices": devices,
+        "precision": precision,
+        "random_state": random_state,
+        "progress_bar": progress_bar,
+    }
+    found: Fit | Reference
+    if preset == "default":
+        model = ScTAG(adata, n_clusters, **of_model)
+        if save is not None:
+            check_model_folder(save)
+        adata, start = working_copy(adata, copy=copy), logg.info("clustering with scTAG")
+        model.train(**of_training)
+        if save is not None:
+            model.save(save)
+        found, record = model.trained.fitted.reference, dict(model.trained.run)
+        if store_model:
+            record["model"] = model.trained.for_uns()
+    else:
+        run = PresetRun(adata, preset, n_clusters, n_top_genes, save, {**of_model, **of_training})
+        adata, start = working_copy(adata, copy=copy), logg.info("clustering with scTAG")
+        found, record = run()
+    _write(adata, key_added, found, record)
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["seconds"].items())
     logg.info(
-        f"    finished: {found} clusters",
+        f"    finished: {found.proba.shape[1]} clusters",
         time=start,
         deep=f"added\n    'X_{key_added}', latent (adata.obsm)\n    {key_added!r}, clusters (adata.obs, categorical)\n"
         f"    '{key_added}_proba', soft assignment (adata.obsm)\n    '{key_added}_confidence' (adata.obs)\n"
-        f"    {key_added!r}, parameters and history (adata.uns)\n    stages: {stages}",
+        f"    {key_added!r}, parameters, history and model (adata.uns)\n    stages: {stages}",
     )
     return adata if copy else None
 
 
-def _check_options(
-    n_clusters: int | None, n_obs: int, accelerator: str, random_state: int, key_added: str, neighbors_key: str
-) -> None:
-    if n_obs < 2:
-        msg = f"Clustering needs at least 2 cells, adata has {n_obs}."
-        raise ValueError(msg)
-    if n_clusters is not None:
-        check_integer("n_clusters", n_clusters, low=1)
-        if n_clusters > n_obs:
-            msg = f"n_clusters={n_clusters} exceeds the {n_obs} cells."
-            raise ValueError(msg)
-    check_choice("accelerator", accelerator, get_args(Accelerator))
-    check_seed(random_state)
-    check_name("key_added", key_added)
-    check_name("neighbors_key", neighbors_key)
-    if key_added == neighbors_key:
-        msg = f"key_added={key_added!r} is the name of the graph; choose another one for the results."
-        raise ValueError(msg)
-
-
-def _check_devices(devices: int, precision: str, config: Config, n_obs: int) -> None:
-    check_integer("devices", devices, low=1)
-    check_choice("precision", precision, get_args(Precision))
-    if devices > min(config.batch_size, n_obs):
-        msg = f"devices={devices} cannot share batches of {min(config.batch_size, n_obs)} cells; use fewer."
-        raise ValueError(msg)
-    if devices > 1 and config.graph_weight > 0:
-        msg = "The graph is decoded among all cells of a batch; with graph_weight above 0 use devices=1."
-        raise ValueError(msg)
-
-
-def _fit(devices: int, *args: Any, **options: Any) -> Fit:
-    if devices == 1:
-        from .._core.fit import fit  # torch and PyG load here
-
-        return fit(*args, **options)
-    from .._core.launch import fit_in_processes
-
-    return fit_in_processes(devices, *args, **options)
-
-
-def _graph_of(adata: AnnData, neighbors_key: str, what: str) -> sparse.csr_matrix:
-    """The (n_obs, n_obs) connectivities or distances that ``neighbors_key`` names."""
-    name = adata.uns.get(neighbors_key, {}).get(f"{what}_key")
-    if name not in adata.obsp:
-        msg = (
-            f"There is no graph adata.uns[{neighbors_key!r}]. Run `sctag.pp.build_graph(adata)` first, or name one "
-            "with `neighbors_key=` (scanpy's own is 'neighbors')."
-        )
-        raise KeyError(msg)
-    weights = sparse.csr_matrix(adata.obsp[name])
-    if not np.isfinite(weights.data).all() or (weights.data < 0).any():
-        msg = f"The graph {neighbors_key!r} has negative or non-finite weights; rebuild it."
-        raise ValueError(msg)
-    return weights
-
-
-def _totals(counts: sparse.csr_matrix, genes: NDArray[np.bool_] | None) -> NDArray[np.float64]:
-    """Total count of each cell over all genes; cells without any cannot be placed."""
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    empty = np.flatnonzero(totals <= 0)
-    if len(empty):
-        msg = (
-            f"{len(empty)} cells have no counts (the first is row {empty[0]}); "
-            "run `sc.pp.filter_cells(adata, min_counts=1)` on the raw counts first."
-        )
-        raise ValueError(msg)
-    if genes is None:
-        return totals
-    unseen = np.flatnonzero(np.asarray(counts[:, genes].sum(axis=1)).ravel() <= 0)
-    if len(unseen):
-        msg = f"{len(unseen)} cells have no counts in the chosen genes; their place rests on their neighbours alone."
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    return totals
-
-
-def _write(adata: AnnData, key: str, result: Fit, params: dict[str, Any]) -> None:
+def _write(adata: AnnData, key: str, found: Fit | Reference, record: dict[str, Any]) -> None:
     """All results at once, and nothing of an earlier result of this name left behind."""
-    import pandas as pd
-
-    clusters = pd.Categorical.from_codes(result.labels, categories=[str(i) for i in range(result.proba.shape[1])])
     with writing():
-        adata.obs[key] = clusters
-        adata.obs[f"{key}_confidence"] = result.confidence
-        adata.obsm[f"X_{key}"] = result.latent
-        adata.obsm[f"{key}_proba"] = result.proba
-        adata.uns[key] = _record(result, params)
-        adata.uns.pop(f"{key}_colors", None)
-        adata.obsm.pop(f"X_{key}_umap", None)
-
-
-def _record(result: Fit, params: dict[str, Any]) -> dict[str, Any]:
-    """What ``uns`` keeps: only what h5ad and zarr can hold."""
-    record: dict[str, Any] = {
-        "params": params,
-        "history": result.history,
-        "stop": result.stops,
-        "seconds": result.seconds,
-        "device": result.device,
-        "versions": {name: version(name) for name in ("sctag-tools", "torch", "torch-geometric")},
-    }
-    if result.n_clusters_curve is not None:
-        record["n_clusters_curve"] = result.n_clusters_curve
-    return record
+        adata.obs[key] = clusters_of(found.proba)
+        adata.obs[f"{key}_confidence"] = found.confidence
+        adata.obsm[f"X_{key}"] = found.latent
+        adata.obsm[f"{key}_proba"] = found.proba
+        adata.uns[key] = record
+        forget_earlier(adata, key)

@@ -1,0 +1,152 @@
+"""Reading the cells that a model is trained on: counts, genes, graph and batches, checked before the work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from scipy import sparse
+
+from . import _logging as logg
+from ._adata import batch_names, batch_numbers, find_counts, select_genes
+from ._checks import check_integer, check_name, check_number
+from ._types import Metric
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from ._adata import Default
+    from ._core.fitted import Neighborhood
+
+_OF_GENES = {None, "X_pca", "X"}  # representations that new cells can be put into from their counts
+_USUAL_NEIGHBORS = 15
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """Arrays to train on, and the names that go with them."""
+
+    counts: sparse.csr_matrix  # (n_obs, n_genes) of the chosen genes
+    totals: NDArray[np.float64]  # (n_obs,) over all genes
+    weights: sparse.csr_matrix  # (n_obs, n_obs) connectivities
+    batches: NDArray[np.int64] | None  # (n_obs,)
+    batch_key: str | None
+    batch_names: list[str]
+    genes: list[str]
+    cells: list[str]
+    graph: dict[str, Any]  # the graph's params
+    representation: NDArray[np.float32] | None  # (n_obs, d) that the graph was built on, unless made of the genes
+    params: dict[str, Any]  # for the record
+
+    @classmethod
+    def of(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None,
+        mask_var: NDArray[np.bool_] | str | Default | None,
+        neighbors_key: str,
+        batch_key: str | None,
+        check_values: bool,
+    ) -> TrainingInputs:
+        """Read from ``adata``, which stays as it is."""
+        weights = graph_of(adata, neighbors_key, "connectivities")
+        genes, mask_name = select_genes(adata, mask_var)
+        batches = batch_numbers(adata, batch_key)
+        counts, source = find_counts(adata, layer, check_values=check_values)
+        graph = dict(adata.uns[neighbors_key].get("params", {}))
+        return cls(
+            counts=counts[:, genes],
+            totals=totals_of(counts, genes),
+            weights=weights,
+            batches=batches,
+            batch_key=batch_key,
+            batch_names=[""] if batches is None or batch_key is None else batch_names(adata, batch_key),
+            genes=adata.var_names[genes].astype(str).tolist(),
+            cells=adata.obs_names.astype(str).tolist(),
+            graph=graph,
+            representation=_representation(adata, graph),
+            params={
+                "counts": source,
+                "mask_var": mask_name,
+                "n_genes": int(genes.sum()),
+                "neighbors_key": neighbors_key,
+                **({} if batch_key is None else {"batch_key": batch_key}),
+            },
+        )
+
+    @property
+    def use_rep(self) -> str | None:
+        """Name of the representation, None where neighbours are found from the genes."""
+        return None if self.representation is None else str(self.graph["use_rep"])
+
+    def neighborhood(self) -> Neighborhood:
+        """How new cells will find their neighbours: as the graph was built."""
+        from ._core.fitted import Neighborhood
+
+        metric = self.graph.get("metric")
+        return Neighborhood(
+            n_neighbors=max(int(self.graph.get("n_neighbors", _USUAL_NEIGHBORS)) - 1, 1),
+            metric=str(metric) if metric in get_args(Metric) else "euclidean",
+            position=self.representation,
+        )
+
+
+def check_run_options(n_clusters: int | None, n_obs: int, neighbors_key: str, resolution: float) -> None:
+    """Raise TypeError or ValueError for what no run can take."""
+    if n_obs < 2:
+        msg = f"Clustering needs at least 2 cells, adata has {n_obs}."
+        raise ValueError(msg)
+    if n_clusters is not None:
+        check_integer("n_clusters", n_clusters, low=1)
+        if n_clusters > n_obs:
+            msg = f"n_clusters={n_clusters} exceeds the {n_obs} cells."
+            raise ValueError(msg)
+    check_name("neighbors_key", neighbors_key)
+    check_number("resolution", resolution, low=1e-3, high=1e3)
+
+
+def graph_of(adata: AnnData, neighbors_key: str, what: str) -> sparse.csr_matrix:
+    """The (n_obs, n_obs) connectivities or distances that ``neighbors_key`` names."""
+    name = adata.uns.get(neighbors_key, {}).get(f"{what}_key")
+    if name not in adata.obsp:
+        msg = (
+            f"There is no graph adata.uns[{neighbors_key!r}]. Run `sctag.pp.build_graph(adata)` first, or name one "
+            "with `neighbors_key=` (scanpy's own is 'neighbors')."
+        )
+        raise KeyError(msg)
+    weights = sparse.csr_matrix(adata.obsp[name])
+    if not np.isfinite(weights.data).all() or (weights.data < 0).any():
+        msg = f"The graph {neighbors_key!r} has negative or non-finite weights; rebuild it."
+        raise ValueError(msg)
+    return weights
+
+
+def totals_of(counts: sparse.csr_matrix, genes: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """Total count of each cell over all genes; cells without any cannot be placed."""
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    empty = np.flatnonzero(totals <= 0)
+    if len(empty):
+        msg = (
+            f"{len(empty)} cells have no counts (the first is row {empty[0]}); "
+            "run `sc.pp.filter_cells(adata, min_counts=1)` on the raw counts first."
+        )
+        raise ValueError(msg)
+    if genes is None:
+        return totals
+    unseen = np.flatnonzero(np.asarray(counts[:, genes].sum(axis=1)).ravel() <= 0)
+    if len(unseen):
+        logg.warn(
+            f"{len(unseen)} cells have no counts in the chosen genes; their place rests on their neighbours alone."
+        )
+    return totals
+
+
+def _representation(adata: AnnData, graph: dict[str, Any]) -> NDArray[np.float32] | None:
+    name = graph.get("use_rep")
+    if name in _OF_GENES or name not in adata.obsm:
+        return None
+    x = np.asarray(adata.obsm[name], dtype=np.float32)
+    return np.ascontiguousarray(x[:, : graph.get("n_pcs", x.shape[1])])

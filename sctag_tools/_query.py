@@ -1,0 +1,141 @@
+"""Reading new cells as the training cells were read: genes by name, counts by the same rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from . import _logging as logg
+from ._adata import find_counts, require_in_memory
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from ._trained import Trained
+
+_FEWEST = 0.5  # of the model's genes
+_SAME_SHARE = 1.5  # up to this factor a part of all counts is taken for the same
+
+
+@dataclass(frozen=True)
+class Query:
+    """New cells, genes in the order of the model."""
+
+    counts: sparse.csr_matrix  # (n_cells, n_genes) raw counts, zero in genes that were not measured
+    totals: NDArray[np.float64]  # (n_cells,)
+    known: NDArray[np.bool_]  # (n_genes,) measured
+    batches: NDArray[np.int64]  # (n_cells,) number of the training batch, -1 for another
+    position: NDArray[np.float32] | None  # (n_cells, n_components), if neighbours are not sought among the genes
+    source: str  # where the counts were found
+
+
+def prepare_query(
+    adata: AnnData, trained: Trained, function: str, *, layer: str | None, use_rep: str | None, check_values: bool
+) -> Query:
+    """The cells of ``adata`` as ``trained`` reads them; raises before anything is computed."""
+    require_in_memory(adata, function)
+    if adata.n_obs < 1:
+        msg = "The query holds no cells."
+        raise ValueError(msg)
+    trained_on = trained.run["params"].get("counts")
+    if layer is None and trained_on in adata.layers:
+        layer = trained_on
+    counts, source = find_counts(adata, layer, check_values=check_values)
+    columns = _columns(adata, trained.genes)
+    known = columns >= 0
+    of_model = _in_order(counts, columns)
+    return Query(
+        counts=of_model,
+        totals=_totals(counts, of_model, float(trained.fitted.gene_shares[known].sum())),
+        known=known,
+        batches=_batch_numbers(adata, trained),
+        position=_position(adata, trained, use_rep),
+        source=source,
+    )
+
+
+def _columns(adata: AnnData, genes: list[str]) -> NDArray[np.int64]:
+    """Column of each gene of the model in ``adata``, -1 for one that is missing."""
+    if not adata.var_names.is_unique:
+        msg = "Genes are matched by name, but some names of adata.var_names occur twice; call "
+        msg += "`adata.var_names_make_unique()` first."
+        raise ValueError(msg)
+    if len(set(genes)) < len(genes):
+        msg = "Genes are matched by name, but the model was trained on names that occur twice; train it anew after "
+        msg += "`adata.var_names_make_unique()`."
+        raise ValueError(msg)
+    columns: NDArray[np.int64] = np.asarray(pd.Index(adata.var_names).get_indexer(genes), dtype=np.int64)
+    missing = int((columns < 0).sum())
+    if len(genes) - missing < _FEWEST * len(genes):
+        msg = (
+            f"Only {len(genes) - missing} of the model's {len(genes)} genes are in the query, too few to place its "
+            f"cells. The model's are named like {genes[0]!r}, the query's like {adata.var_names[0]!r}; a query keeps "
+            "all its genes, do not choose highly variable ones in it."
+        )
+        raise ValueError(msg)
+    if missing:
+        logg.warn(f"{missing} of the model's {len(genes)} genes are not in the query; they are treated as hidden.")
+    return columns
+
+
+def _in_order(counts: sparse.csr_matrix, columns: NDArray[np.int64]) -> sparse.csr_matrix:
+    known = np.flatnonzero(columns >= 0)
+    chosen = counts[:, columns[known]].tocoo()
+    return sparse.csr_matrix((chosen.data, (chosen.row, known[chosen.col])), shape=(counts.shape[0], len(columns)))
+
+
+def _totals(counts: sparse.csr_matrix, of_model: sparse.csr_matrix, share: float) -> NDArray[np.float64]:
+    """Total count of each cell, brought to the genes that the training totals were over.
+
+    A file that was cut to some genes has totals that mean something else than those of the reference.
+    """
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    in_model = np.asarray(of_model.sum(axis=1, dtype=np.float64)).ravel()
+    empty = np.flatnonzero(in_model <= 0)
+    if len(empty):
+        msg = (
+            f"{len(empty)} cells have no counts in the genes of the model (the first is row {empty[0]}); leave them "
+            "out of the query."
+        )
+        raise ValueError(msg)
+    found = float(in_model.sum() / totals.sum())
+    if max(found / share, share / found) <= _SAME_SHARE:
+        return totals
+    logg.warn(
+        f"The genes of the model hold {found:.0%} of the query's counts and {share:.0%} of the reference's; totals are "
+        "taken from these genes alone. Was one of the two cut to some genes?"
+    )
+    return in_model / share
+
+
+def _batch_numbers(adata: AnnData, trained: Trained) -> NDArray[np.int64]:
+    if trained.batch_key is None or trained.batch_key not in adata.obs:
+        return np.full(adata.n_obs, -1, dtype=np.int64)
+    names = adata.obs[trained.batch_key].astype(str).to_numpy()
+    return np.asarray(pd.Index(trained.batches).get_indexer(names), dtype=np.int64)
+
+
+def _position(adata: AnnData, trained: Trained, use_rep: str | None) -> NDArray[np.float32] | None:
+    if trained.use_rep is None:
+        if use_rep is not None:
+            msg = f"use_rep={use_rep!r} is not needed: the reference's neighbours are found from its genes."
+            raise ValueError(msg)
+        return None
+    name = trained.use_rep if use_rep is None else use_rep
+    if name not in adata.obsm:
+        msg = (
+            f"The reference's graph was built on {trained.use_rep!r}, and adata.obsm has no {name!r}: put the query "
+            f"into the same space first (with the model that made it), and name it with `use_rep=`."
+        )
+        raise KeyError(msg)
+    width = trained.fitted.reference.position.shape[1]
+    x = np.asarray(adata.obsm[name])
+    if x.ndim != 2 or x.shape[1] < width or not np.isfinite(x[:, :width]).all():
+        msg = f"adata.obsm[{name!r}] must hold {width} finite columns, those of the reference's {trained.use_rep!r}."
+        raise ValueError(msg)
+    return np.ascontiguousarray(x[:, :width], dtype=np.float32)

@@ -1,0 +1,187 @@
+"""``sctag.tl.denoise``: the counts that the decoders expect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .. import _logging as logg
+from .._adata import require_anndata, require_in_memory, working_copy, writing
+from .._checks import check_flag, check_name, check_number
+from ._map_query import model_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from .._model import ScTAG
+    from .._trained import Trained
+
+_FUNCTION = "sctag.tl.denoise"
+
+
+def denoise(
+    adata: AnnData,
+    reference: AnnData | ScTAG | str | os.PathLike[str] | None = None,
+    *,
+    key: str = "sctag",
+    target_sum: float | None = None,
+    genes: Sequence[str] | None = None,
+    dropout: bool = False,
+    layer: str | None = None,
+    use_rep: str | None = None,
+    check_values: bool = True,
+    layer_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Write the counts that the decoders expect of each cell, as after :func:`sctag_tools.tl.sctag`.
+
+    The networks give each cell's expected share of counts in each gene (a negative binomial mean without the dropout
+    for ``likelihood="zinb"``); their mean is brought to the cell's depth. Use it to look at genes; differential
+    expression on denoised values finds differences that are the model's (Andrews & Hemberg 2018).
+
+    Parameters
+    ----------
+    adata
+        Cells that the model was trained on, or any of them; with ``reference``, cells to be placed first.
+    reference
+        None for the model in ``adata`` itself; else an AnnData, a :class:`sctag_tools.ScTAG` or a folder, as in
+        :func:`sctag_tools.tl.map_query`: each cell is then placed as there.
+    key
+        Name of the result that holds the model.
+    target_sum
+        Expected counts of every cell in the genes of the model; by default as many as the cell has.
+    genes
+        Names of the genes to compute; by default all genes of the model.
+    dropout
+        Also write the probability that a gene's counts were lost; only models with ``likelihood="zinb"`` have one.
+    layer, use_rep, check_values
+        How the counts of a query are read, as in :func:`sctag_tools.tl.map_query`; with ``reference`` alone.
+    layer_added
+        Name of the layer; ``"{key}_denoised"`` by default.
+    copy
+        Return a changed copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    ``None``, or the copy if ``copy=True``. Writes:
+
+    `adata.layers['sctag_denoised' | layer_added]` : :class:`numpy.ndarray` (float32)
+        (n_obs, n_vars), expected counts; NaN in genes that were not computed.
+    `adata.layers['sctag_denoised_dropout' | '{layer_added}_dropout']` : :class:`numpy.ndarray` (float32)
+        Only with ``dropout``: (n_obs, n_vars), in [0, 1].
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, it has no model, or a gene or cell is not in the model.
+    ValueError
+        If ``dropout`` is asked of a model that has none, or an option is out of range.
+    NotImplementedError
+        If ``adata`` is backed or holds dask arrays.
+
+    Examples
+    --------
+    >>> import sctag_tools as sctag
+    >>> adata = sctag.datasets.pbmc68k_reduced()
+    >>> sctag.pp.build_graph(adata)
+    >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
+    >>> sctag.tl.denoise(adata, genes=["CD3D", "NKG7"])
+    >>> adata.layers["sctag_denoised"].shape
+    (700, 765)
+    """
+    require_anndata(adata, _FUNCTION)
+    require_in_memory(adata, _FUNCTION)
+    for name, flag in {"dropout": dropout, "check_values": check_values, "copy": copy}.items():
+        check_flag(name, flag)
+    check_name("key", key)
+    layer_added = f"{key}_denoised" if layer_added is None else layer_added
+    check_name("layer_added", layer_added)
+    if target_sum is not None:
+        check_number("target_sum", target_sum, low=1e-6)
+    model = model_of(adata if reference is None else reference, key)
+    fitted = model.trained.fitted
+    if dropout and fitted.config.likelihood != "zinb":
+        msg = "This model has no dropout probability; train one with `sctag.tl.sctag(adata, likelihood='zinb')`."
+        raise ValueError(msg)
+    chosen, columns = _columns(adata, model.trained, genes)
+
+    start = logg.info("denoising")
+    if reference is None:
+        rows = _rows(adata, model.trained)
+        latents, depth = fitted.reference.latents[rows], fitted.reference.depth[rows]
+        batches = fitted.reference.batches[rows]
+    else:
+        placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values, function=_FUNCTION)
+        latents, batches = placed.latents, query.batches
+        of_known = fitted.gene_shares[query.known].sum() / fitted.gene_shares.sum()
+        depth = np.asarray(query.counts.sum(axis=1)).ravel() / of_known
+    depth = depth if target_sum is None else np.full(adata.n_obs, target_sum)
+    expected = fitted.shares(latents, batches, chosen) * depth[:, None]
+    written = {layer_added: _in_place(adata, expected, columns)}
+    if dropout:
+        written[f"{layer_added}_dropout"] = _in_place(adata, fitted.dropout(latents, batches, chosen), columns)
+    adata = working_copy(adata, copy=copy)
+    with writing():
+        for name, values in written.items():
+            adata.layers[name] = values
+    names = "".join(f"\n    {name!r} (adata.layers)" for name in written)
+    logg.info(f"    finished: {len(chosen)} genes", time=start, deep=f"added{names}")
+    return adata if copy else None
+
+
+def _rows(adata: AnnData, trained: Trained) -> NDArray[np.int64]:
+    """Where in the model the cells of ``adata`` are."""
+    names = adata.obs_names.astype(str)
+    if names.tolist() == trained.cells:  # also where names occur twice
+        return np.arange(len(names))
+    cells = pd.Index(trained.cells)
+    if not cells.is_unique:
+        msg = (
+            "Cells are matched by name, but the model was trained on names that occur twice; denoise before subsetting."
+        )
+        raise KeyError(msg)
+    rows = cells.get_indexer(names)
+    absent = np.flatnonzero(rows < 0)
+    if len(absent):
+        msg = (
+            f"{len(absent)} cells were not among those that the model was trained on (the first is "
+            f"{names[absent[0]]!r}); name the model's AnnData or folder as `reference` to have them placed."
+        )
+        raise KeyError(msg)
+    return rows.astype(np.int64)
+
+
+def _columns(
+    adata: AnnData, trained: Trained, genes: Sequence[str] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the chosen genes in the model, and their columns in ``adata``."""
+    if isinstance(genes, str):
+        msg = f"genes must be a list of names, got the string {genes!r}."
+        raise TypeError(msg)
+    of_model, of_adata = pd.Index(trained.genes), adata.var_names.astype(str)
+    if genes is None and trained.genes == of_adata.tolist():  # also where names occur twice
+        return np.arange(len(of_model)), np.arange(len(of_model))
+    names = pd.Index(trained.genes).intersection(of_adata, sort=False) if genes is None else pd.Index(list(genes))
+    for where, index in {"the model": of_model, "adata.var_names": of_adata}.items():
+        if not index.is_unique:
+            msg = f"Genes are matched by name, but some names in {where} occur twice."
+            raise ValueError(msg)
+        absent = names[index.get_indexer(names) < 0]
+        if len(absent):
+            msg = f"{len(absent)} of the genes are not in {where}, the first is {absent[0]!r}."
+            raise KeyError(msg)
+    in_model, in_adata = (np.asarray(index.get_indexer(names), dtype=np.int64) for index in (of_model, of_adata))
+    return in_model, in_adata
+
+
+def _in_place(adata: AnnData, values: NDArray[np.floating], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n_obs, n_vars), these columns filled."""
+    layer = np.full(adata.shape, np.nan, dtype=np.float32)
+    layer[:, columns] = values
+    return layer

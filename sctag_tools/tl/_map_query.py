@@ -1,0 +1,146 @@
+"""``sctag.tl.map_query``: cells that came later, placed into clusters that were found before."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from .. import _logging as logg
+from .._adata import forget_earlier, require_anndata, require_own_key, working_copy, writing
+from .._checks import check_flag, check_name
+from .._model import ScTAG
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_FUNCTION = "sctag.tl.map_query"
+
+
+def map_query(
+    adata: AnnData,
+    reference: AnnData | ScTAG | str | os.PathLike[str],
+    *,
+    key: str = "sctag",
+    layer: str | None = None,
+    use_rep: str | None = None,
+    check_values: bool = True,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Place new cells into the clusters of a reference, without training and without changing the reference.
+
+    Each cell is joined to its nearest reference cells; what these give to the first layer of the encoder was stored
+    when the model was trained, so that the latent and the soft assignment follow at once (the inductive use of graph
+    convolutions, Hamilton et al. 2017; the stored contribution is our own). Cells are placed one by one: neither their
+    order nor which others come with them matters.
+
+    Parameters
+    ----------
+    adata
+        The query: annotated data with raw counts of **all** its genes, cells in rows. Genes are matched by name.
+    reference
+        An AnnData that :func:`sctag_tools.tl.sctag` was run on, a :class:`sctag_tools.ScTAG`, or the folder of a saved
+        model.
+    key
+        Name of the result in the reference AnnData.
+    layer
+        Layer with the raw counts; by default the one that the reference was trained on if the query has it, else they
+        are looked for as in :func:`sctag_tools.tl.sctag`.
+    use_rep
+        Key in ``adata.obsm`` of the query's coordinates in the representation that the reference's graph was built
+        on, if that was another than the genes' own (scVI, Harmony); by default the same key. It must have been made
+        by the model that made the reference's.
+    check_values
+        Whether to check that the counts are counts.
+    key_added
+        Name of the results; ``key`` by default.
+    copy
+        Return a changed copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    ``None``, or the copy if ``copy=True``. Writes:
+
+    `adata.obsm['X_sctag' | 'X_{key_added}']` : :class:`numpy.ndarray` (float32)
+        (n_obs, n_latent), in the latent space of the reference.
+    `adata.obs['sctag' | key_added]` : :class:`pandas.Series` (categorical of strings)
+        (n_obs,), clusters of the reference; all of them are categories, also those without a cell here.
+    `adata.obsm['sctag_proba' | '{key_added}_proba']` : :class:`numpy.ndarray` (float32)
+        (n_obs, n_clusters), soft assignment, rows sum to one.
+    `adata.obs['sctag_confidence' | '{key_added}_confidence']` : :class:`pandas.Series` (float32)
+        (n_obs,), in [0, 1]: share of the reference neighbours that are in the same cluster, each counted by its own
+        confidence.
+    `adata.obs['sctag_novelty' | '{key_added}_novelty']` : :class:`pandas.Series` (float32)
+        (n_obs,), how unlike anything in the reference a cell is; 1 is the 99th percentile of the reference's own
+        cells, so that most of what lies above is something else.
+    `adata.uns['sctag' | key_added]` : :class:`dict`
+        ``params``, ``mapped_to`` (parameters of the reference), ``missing_genes``, ``versions``.
+
+    Raises
+    ------
+    KeyError
+        If the reference holds no such result or no model, or the representation is missing.
+    ValueError
+        If fewer than half of the genes are found, the counts are no counts, or a cell has none.
+    FileNotFoundError
+        If the folder holds no model.
+    NotImplementedError
+        If ``adata`` is backed or holds dask arrays.
+
+    Examples
+    --------
+    >>> import sctag_tools as sctag
+    >>> adata = sctag.datasets.pbmc68k_reduced()
+    >>> reference, query = adata[:600].copy(), adata[600:].copy()
+    >>> sctag.pp.build_graph(reference)
+    >>> sctag.tl.sctag(reference, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
+    >>> sctag.tl.map_query(query, reference)
+    >>> query.obsm["X_sctag"].shape
+    (100, 15)
+    """
+    require_anndata(adata, _FUNCTION)
+    for name, flag in {"check_values": check_values, "copy": copy}.items():
+        check_flag(name, flag)
+    check_name("key", key)
+    key_added = key if key_added is None else key_added
+    check_name("key_added", key_added)
+    require_own_key(adata, key_added)
+    model = model_of(reference, key)
+    trained = model.trained
+
+    start = logg.info("mapping cells to a scTAG reference")
+    placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values, function=_FUNCTION)
+    adata = working_copy(adata, copy=copy)
+    with writing():
+        adata.obs[key_added] = pd.Categorical.from_codes(placed.labels, categories=trained.clusters)
+        adata.obs[f"{key_added}_confidence"] = placed.confidence
+        adata.obs[f"{key_added}_novelty"] = placed.novelty
+        adata.obsm[f"X_{key_added}"] = placed.latent
+        adata.obsm[f"{key_added}_proba"] = placed.proba
+        adata.uns[key_added] = {
+            "params": {"counts": query.source, "n_genes": int(query.known.sum()), "n_clusters": len(trained.clusters)},
+            "mapped_to": dict(model.params_),
+            "missing_genes": [gene for gene, known in zip(trained.genes, query.known, strict=True) if not known],
+            "versions": {"sctag-tools": version("sctag-tools")},
+        }
+        forget_earlier(adata, key_added)
+    logg.info(
+        f"    finished: {adata.n_obs} cells, {int((placed.novelty > 1).sum())} of them unlike the reference",
+        time=start,
+        deep=f"added\n    'X_{key_added}', latent (adata.obsm)\n    {key_added!r}, clusters (adata.obs, categorical)\n"
+        f"    '{key_added}_proba', soft assignment (adata.obsm)\n"
+        f"    '{key_added}_confidence', '{key_added}_novelty' (adata.obs)\n    {key_added!r}, parameters (adata.uns)",
+    )
+    return adata if copy else None
+
+
+def model_of(reference: AnnData | ScTAG | str | os.PathLike[str], key: str) -> ScTAG:
+    """The trained model that ``reference`` is or holds."""
+    if isinstance(reference, ScTAG):
+        return reference
+    if isinstance(reference, (str, os.PathLike)):
+        return ScTAG.load(reference)
+    return ScTAG.from_anndata(reference, key)
