@@ -68,8 +68,9 @@ class Trained:
         return cls(fitted, **names, batch_key=record["batch_key"], use_rep=record["use_rep"], run=run)
 
     def for_uns(self) -> dict[str, Any]:
-        """As ``adata.uns`` can hold it, in files too."""
+        """What ``adata.uns`` holds beside the record of the run, in files too."""
         arrays, record = self.pack()
+        del record["run"]
         return {"arrays": arrays, "record": json.dumps(record)}
 
     @classmethod
@@ -88,7 +89,8 @@ class Trained:
         kept = entry["model"]
         try:
             arrays = {name: np.asarray(array) for name, array in kept["arrays"].items()}
-            record = json.loads(str(kept["record"]))
+            record = {**json.loads(str(kept["record"])), "run": {**entry}}
+            del record["run"]["model"]
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             msg = f"adata.uns[{key!r}]['model'] is damaged ({error}); run `sctag.tl.sctag(adata)` again."
             raise ValueError(msg) from error

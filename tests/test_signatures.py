@@ -44,7 +44,8 @@ def _sections(function: Any) -> dict[str, str]:
 def test_the_public_functions_are_found():
     expected = {"pp.build_graph", "tl.sctag", "pl.embedding", "pl.history", "metrics.score", "metrics.ari", "read"}
     assert {f"sctag_tools.{name}" for name in expected} <= FUNCTIONS.keys()
-    assert set(COMPUTING) == {f"sctag_tools.{name}" for name in ("pp.build_graph", "pp.recipe_published", "tl.sctag")}
+    computing = ("pp.build_graph", "pp.recipe_published", "tl.sctag", "tl.map_query", "tl.denoise")
+    assert set(COMPUTING) == {f"sctag_tools.{name}" for name in computing}
 
 
 @on_anndata

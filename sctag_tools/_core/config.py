@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import get_args
+
+import numpy as np
 
 from .._checks import check_choice, check_integer, check_number
 from .._types import Likelihood
@@ -28,6 +30,10 @@ class Config:
     cluster_epochs: int | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # numpy's numbers are welcome, but JSON cannot hold them
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
         check_integer("n_hops", self.n_hops, low=0)
         check_choice("likelihood", self.likelihood, get_args(Likelihood))
         for name in ("n_networks", "n_hidden", "n_latent"):
