@@ -27,11 +27,13 @@ def run(path: Path, *, timeout: float | None = None) -> nbformat.NotebookNode:
 
 
 def _is_shown(output: nbformat.NotebookNode) -> bool:
-    """Without progress bars, which move in Jupyter and would stand still on a page, and bare figure objects."""
+    """Without progress bars, which Jupyter removes when they are done, and bare figure objects."""
     if output.output_type == "stream":
         return output.name != "stderr"
-    text = output.get("data", {}).get("text/plain", "")
-    return not re.match(r"(array\()?\[?<(Axes|Figure)|  0%\|", text) or "image/png" in output.data
+    data = output.get("data", {})
+    if "application/vnd.jupyter.widget-view+json" in data:
+        return False
+    return "image/png" in data or not re.match(r"(array\()?\[?<(Axes|Figure)", data.get("text/plain", ""))
 
 
 def main() -> None:
