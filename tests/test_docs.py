@@ -111,7 +111,7 @@ def test_every_page_is_in_the_contents():
 def test_figures_and_printed_blocks_name_their_command(page):
     text = _text(page)
     for figure in re.finditer(r"^(?:!\[[^\n]*|```\{image\}.*?^```)$", text, flags=re.MULTILINE | re.DOTALL):
-        caption = text[figure.end() :].strip().split("\n\n")[0]
+        caption = text[figure.end() :].strip(":\n ").split("\n\n")[0]
         below_printed_block = text[: figure.start()].rstrip().endswith("```")
         assert COMMAND.search(caption) or below_printed_block, figure[0]
     last = ""
