@@ -18,6 +18,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
+from anndata import AnnData
 
 import sctag_tools as sctag
 
@@ -32,6 +34,7 @@ GUIDE = sorted((DOCS / "guide").glob("*.md"))
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"`(?:[A-Z_]+=\S+ )*(?:python|sctag|git) [^`]+`|first command\s+below|Drawn by hand", re.DOTALL)
 
+QUICK = {"n_networks": 1, "pretrain_epochs": 40, "cluster_epochs": 2, "progress_bar": False}
 NONE = "\N{EN DASH}"  # of a table: not run
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -297,27 +300,32 @@ def test_calls_on_pages_name_functions_and_arguments_that_exist(page):
         assert not unknown, ast.unparse(call)
 
 
-@pytest.fixture
-def shop(blobs, tmp_path, monkeypatch) -> dict[str, Any]:
-    """A folder with the files, and the names, that the guide's code uses."""
-    import scanpy as sc
+@pytest.fixture(scope="module")
+def _analysed(_blobs_once) -> AnnData:
+    """Cells after the three calls, as most pages of the guide have them."""
+    adata = _blobs_once.copy()
+    adata.obs["donor"] = pd.Categorical(["a", "b"] * (adata.n_obs // 2))
+    adata.layers["counts"] = adata.X.copy()
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    sctag.pp.build_graph(adata)
+    sctag.tl.sctag(adata, **QUICK)
+    adata.obsm["X_corrected"] = adata.obsm["X_pca"][:, :10]
+    return adata
 
+
+@pytest.fixture
+def shop(_analysed, blobs, tmp_path, monkeypatch) -> dict[str, Any]:
+    """A folder with the files, and the names, that the guide's code uses."""
     sc.settings.autoshow = False
     monkeypatch.chdir(tmp_path)
-    blobs.obs["donor"] = pd.Categorical(["a", "b"] * (blobs.n_obs // 2))
+    blobs.obs["donor"] = _analysed.obs["donor"]
     blobs.write_h5ad("my_counts.h5ad")
-    quick = partial(sctag.tl.sctag, n_networks=1, pretrain_epochs=40, cluster_epochs=2, progress_bar=False)
-    monkeypatch.setattr(sctag.tl, "sctag", quick)
-    monkeypatch.setattr(sc.pp, "highly_variable_genes", partial(sc.pp.highly_variable_genes, n_bins=5))
-    blobs.layers["counts"] = blobs.X.copy()
-    sc.pp.normalize_total(blobs, target_sum=1e4)
-    sc.pp.log1p(blobs)
-    sctag.pp.build_graph(blobs)
-    quick(blobs, n_clusters=None)
-    blobs.obsm["X_corrected"] = blobs.obsm["X_pca"][:, :10]
-    return {"sc": sc, "sctag": sctag, "adata": blobs}
+    monkeypatch.setattr(sctag.tl, "sctag", partial(sctag.tl.sctag, **QUICK))
+    return {"sc": sc, "sctag": sctag, "adata": _analysed.copy()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", [*GUIDE, ROOT / "README.md"], ids=lambda page: page.stem)
 def test_code_of_the_guide_runs(page, shop):
