@@ -1,7 +1,7 @@
 """The lab: run configurations on labelled sets, one CSV row a run, number of clusters given and not given.
 
     python docs/benchmarks/accuracy.py run DATA_FOLDER --configurations default "no graph" --seeds 5 --jobs 2
-    python docs/benchmarks/accuracy.py tables --peers ../shared/peers/results.csv
+    python docs/benchmarks/accuracy.py tables --peers docs/benchmarks/peers.csv
 
 DATA_FOLDER holds `.h5ad` files with raw counts in X and labels in `obs["cell_type"]`. Before a run the rows are
 shuffled, the cells renamed and the labels taken out; they are joined again for scoring alone (protocol.md). Each run
