@@ -146,7 +146,7 @@ def _rows(adata: AnnData, trained: Trained) -> NDArray[np.int64]:
             "Cells are matched by name, but the model was trained on names that occur twice; denoise before subsetting."
         )
         raise KeyError(msg)
-    rows = cells.get_indexer(names)
+    rows: NDArray[np.int64] = np.asarray(cells.get_indexer(names), dtype=np.int64)
     absent = np.flatnonzero(rows < 0)
     if len(absent):
         msg = (
@@ -154,7 +154,7 @@ def _rows(adata: AnnData, trained: Trained) -> NDArray[np.int64]:
             f"{names[absent[0]]!r}); name the model's AnnData or folder as `reference` to have them placed."
         )
         raise KeyError(msg)
-    return rows.astype(np.int64)
+    return rows
 
 
 def _columns(
