@@ -1,4 +1,4 @@
-"""The ``sctag`` command: from a file of raw counts to clusters, a table and a picture."""
+"""The ``sctag`` command: from a file of raw counts to clusters, and from new cells to a model's clusters."""
 
 from __future__ import annotations
 
@@ -102,6 +102,10 @@ def run(
         int, typer.Option(help="Processes that share the training: one a GPU, or that many on the CPU.")
     ] = 1,
     precision: Annotated[str, typer.Option(help="32-true or bf16-mixed.")] = "32-true",
+    save_model: Annotated[
+        Path | None,
+        typer.Option("--save-model", "--save_model", help="New or empty folder for the model, for `sctag map`."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:  # fmt: skip
     """Cluster the cells of DATA; write the result, its UMAP, and print a table."""
@@ -113,16 +117,91 @@ def run(
         _cluster(
             adata, n_neighbors, highly_genes, preset=preset, n_clusters=n_clusters, resolution=resolution,
             batch_key=batch_key, pretrain_epochs=pretrain_epochs, cluster_epochs=maxiter, accelerator=accelerator,
-            devices=devices, precision=precision, random_state=seed, key_added=key, progress_bar=not quiet,
+            devices=devices, precision=precision, random_state=seed, key_added=key, save=save_model,
+            progress_bar=not quiet,
         )  # fmt: skip
         _draw(adata, key, label_key, target.with_suffix(".png"))
         adata.write_h5ad(target)
     typer.echo(_table(adata, key))
     if label_key is not None:
-        from .metrics import score
+        _print_score(adata, label_key, key)
+    typer.echo(f"wrote {target} and {target.with_suffix('.png')}" + (f", model in {save_model}" if save_model else ""))
 
-        typer.echo("  ".join(f"{name} {value:.4f}" for name, value in score(adata, label_key, key=key).items()))
-    typer.echo(f"wrote {target} and {target.with_suffix('.png')}")
+
+@app.command("map")
+def map_(
+    query: Annotated[Path, typer.Argument(help="Raw counts of new cells, all genes; formats as for `sctag run`.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of the model: `sctag run --save-model`, or `ScTAG.save` in Python.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Result file.  [default: ./QUERY_mapped.h5ad]")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the raw counts, if X does not hold them.")] = None,
+    use_rep: Annotated[
+        str | None,
+        typer.Option("--use-rep", "--use_rep", help="Representation in obsm that the model's graph was built on."),
+    ] = None,
+    label_key: Annotated[
+        str | None, typer.Option("--label-key", "--label_key", help="Column of obs to score against.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="Name of the results in the file.")] = "sctag",
+) -> None:
+    """Place the cells of QUERY into the clusters of a saved model; write the result and print a table."""
+    from .tl import map_query
+
+    with _plain_messages():
+        adata, usual_labels = _load(query)
+        target = _target(query, out, "mapped")
+        label_key = _labels(adata, label_key, usual_labels)
+        map_query(adata, model, layer=layer, use_rep=use_rep, key_added=key)
+        adata.write_h5ad(target)
+        typer.echo(_table(adata, key))
+        new = int((adata.obs[f"{key}_novelty"] > 1).sum())
+        typer.echo(
+            f"{new} of {adata.n_obs} cells are less like the model's cells than 99 % of these are ({key}_novelty)"
+        )
+        if label_key is not None:
+            _print_score(adata, label_key, key)
+    typer.echo(f"wrote {target}")
+
+
+@app.command()
+def score(
+    data: Annotated[Path, typer.Argument(help="Result of `sctag run` or `sctag map`.")],
+    label_key: Annotated[str, typer.Option("--label-key", "--label_key", help="Column of obs to score against.")],
+    key: Annotated[str, typer.Option(help="Name of the results in the file.")] = "sctag",
+) -> None:
+    """Print ACC, NMI and ARI of the clusters in DATA against a column of labels."""
+    with _plain_messages():
+        from ._read import read
+
+        _print_score(read(data), label_key, key)
+
+
+@app.command()
+def info(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+) -> None:
+    """Print what a saved model was trained on, and how."""
+    from ._model import ScTAG
+
+    with _plain_messages():
+        loaded = ScTAG.load(model)
+        trained = loaded.trained
+        typer.echo(loaded)
+        typer.echo(f"genes     {', '.join(trained.genes[:3])}, ...")
+        typer.echo(f"cells     {', '.join(trained.cells[:3])}, ...")
+        if trained.batch_key is not None:
+            typer.echo(f"batches   {trained.batch_key}: {', '.join(trained.batches)}")
+        typer.echo(f"neighbors {trained.fitted.n_neighbors} in {trained.use_rep or 'the PCA of the genes'}")
+        for part in ("params", "versions"):
+            for name, value in trained.run.get(part, {}).items():
+                typer.echo(f"{part:<9} {name} = {value}")
+
+
+def _print_score(adata: AnnData, label_key: str, key: str) -> None:
+    from .metrics import score as scores_of
+
+    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in scores_of(adata, label_key, key=key).items()))
 
 
 @contextmanager
@@ -152,13 +231,13 @@ def _load(data: Path | None) -> tuple[AnnData, str | None]:
     return adata, _ORIGINAL_LABELS if recognise(data) == ORIGINAL_LAYOUT else None
 
 
-def _target(data: Path | None, out: Path | None) -> Path:
+def _target(data: Path | None, out: Path | None, suffix: str = "sctag") -> Path:
     """The result file; refused before the work begins if it could not be written after it."""
     if out is None:
         stem = Path(_BUNDLED if data is None else data.resolve().name)
         while stem.suffix in _SUFFIXES:
             stem = stem.with_suffix("")
-        return Path(f"{stem}_sctag.h5ad")
+        return Path(f"{stem}_{suffix}.h5ad")
     if out.suffix != ".h5ad":
         msg = f"--out must end in .h5ad, got {out}."
         raise ValueError(msg)

@@ -332,3 +332,67 @@ def test_batches_and_resolution(data, blobs):
     adata = _check_files("donors_sctag.h5ad")
     assert adata.uns["sctag"]["params"]["batch_key"] == adata.uns["sctag_neighbors"]["params"]["batch_key"] == "donor"
     assert adata.uns["sctag"]["params"]["resolution"] == 0.5
+
+
+# --- a model on disk: map, score, info ---
+
+
+def _invoke(*arguments: object):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+@pytest.fixture
+def model(blobs: AnnData) -> Path:
+    blobs[:120].write_h5ad("reference.h5ad")
+    blobs[120:].write_h5ad("query.h5ad")
+    _succeeds("reference.h5ad", "--n-clusters", 3, "--save-model", "model", *SHORT)
+    return Path("model")
+
+
+def test_run_saves_a_model_that_map_places_cells_with(model):
+    done = _invoke("map", "query.h5ad", "--model", model, "--label-key", "group")
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    assert "wrote query_mapped.h5ad" in done.stdout
+    assert "ARI" in done.stdout
+    mapped = anndata.read_h5ad("query_mapped.h5ad")
+    query = anndata.read_h5ad("query.h5ad")
+    sctag.tl.map_query(query, "model")
+    np.testing.assert_array_equal(mapped.obs["sctag"], query.obs["sctag"])
+    np.testing.assert_array_equal(mapped.obs["sctag_novelty"], query.obs["sctag_novelty"])
+
+
+def test_score_prints_what_run_prints(data):
+    said = _succeeds(data, "--n-clusters", 3, "--label-key", "group", *SHORT)
+    done = _invoke("score", "blobs_sctag.h5ad", "--label-key", "group")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() in said
+
+
+def test_info_prints_the_record(model):
+    done = _invoke("info", model)
+    assert done.exit_code == 0, done.output
+    assert "3 clusters of 120 cells" in done.stdout
+    assert "random_state = 0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["map", "query.h5ad", "--model", "nowhere"], "There is no model in nowhere"),
+        (["map", "query.h5ad", "--model", "model", "--out", "query.h5ad"], "is the input file"),
+        (["map", "query.h5ad", "--model", "model", "--label-key", "no"], "is no column of obs"),
+        (["score", "query.h5ad", "--label-key", "group"], "sctag"),
+        (["info", "nowhere"], "There is no model in nowhere"),
+        (["run", "reference.h5ad", "--save-model", "model"], "is not empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_said_in_a_line(model, arguments, said):
+    before = set(Path().rglob("*"))
+    done = _invoke(*arguments)
+    assert done.exit_code == 1, done.output
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert set(Path().rglob("*")) == before

@@ -7,9 +7,9 @@
 "split": a fifth of each class is the query, the rest the reference, whose genes, graph and model know nothing of the
 query. Scored on the query's cells, number of clusters given: mapped; all cells clustered together; the reference's
 clusters handed on by the rule of `sc.tl.ingest`. "novelty": each class of at least 50 cells is left out of the
-reference of a split in turn, number of clusters not given; AUROC of the novelty for that class among the other query cells, and of
-the distance to the 15th reference neighbour in the reference's PCA. Rows are shuffled and cells renamed before a run.
-One CSV row a figure; what the CSV holds is not run again.
+reference of a split in turn, number of clusters not given; AUROC of the novelty for that class among the other query
+cells, and of the distance to the 15th reference neighbour in the reference's PCA. Rows are shuffled and cells renamed
+before a run. One CSV row a figure; what the CSV holds is not run again.
 """
 
 from __future__ import annotations
