@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 4096
 _COMPONENTS = 50
-_CELLS_TO_EXPLAIN = 2_000
+_CELLS_TO_EXPLAIN = 1_000
 _CELLS_FOR_COMPONENTS = 5_000  # the leading components of more cells are those of a sample
 
 

@@ -28,11 +28,10 @@ def unexplained(counts: NDArray[np.float32], shares: NDArray[np.float32]) -> NDA
 
     The Kullback-Leibler divergence, which is half the multinomial deviance over the number of counts.
     """
-    totals = np.maximum(counts.sum(axis=1, keepdims=True, dtype=np.float64), 1)
-    observed = counts / totals
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(counts > 0, observed * (np.log(observed) - np.log(shares + _TINY)), 0)
-    return np.asarray(terms.sum(axis=1))
+    cells, genes = np.nonzero(counts)
+    observed = counts[cells, genes] / counts.sum(axis=1, dtype=np.float64)[cells]
+    terms = observed * (np.log(observed) - np.log(shares[cells, genes] + _TINY))
+    return np.bincount(cells, terms, minlength=len(counts))
 
 
 @dataclass(frozen=True)
