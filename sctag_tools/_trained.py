@@ -58,7 +58,7 @@ class Trained:
         lengths = (fitted.n_genes, len(fitted.reference), fitted.n_batches)
         names = {part: store.names_in(record, part, length) for part, length in zip(_NAMES, lengths, strict=True)}
         for option in ("batch_key", "use_rep"):
-            if not isinstance(record.get(option), str | None):
+            if option not in record or not isinstance(record[option], str | None):
                 store.refuse(f"{option} is no name")
         run = record.get("run")
         if not isinstance(run, dict) or not isinstance(run.get("params"), dict):

@@ -36,6 +36,7 @@ _PARTS: dict[str, type[Scaling | JointLatent | Reference]] = {
 }
 _WHOLE_NUMBERS = {"columns", "reference.batches"}
 _MAY_BE_INFINITE = "scaling.spread"
+_LEVELS = 20  # of JSON in JSON; a model has five
 
 
 def pack(fitted: Fitted) -> tuple[Arrays, dict[str, Any]]:
@@ -115,10 +116,12 @@ def read(folder: Path) -> tuple[Arrays, dict[str, Any]]:
 def parse_record(raw: bytes) -> dict[str, Any]:
     """The content of the JSON file, whose format and hash are right."""
     try:
-        content = json.loads(raw)
+        content = json.loads(raw.decode())  # of bytes it would guess the encoding
     except (ValueError, RecursionError) as error:
         refuse(f"{RECORD} is no JSON ({error})")
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+    if not _within(_LEVELS, content):  # or hashing or naming it could end in a RecursionError
+        refuse(f"{RECORD} is nested too deeply")
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] < 1:
         refuse(f"{RECORD} has no format number")
     if content["format"] > FORMAT:
         msg = f"The model was saved by a newer version (format {content['format']}, this one reads {FORMAT}); update "
@@ -142,6 +145,11 @@ def parse_arrays(path: Path) -> Arrays:
         refuse(f"{ARRAYS} cannot be read ({error})")
 
 
+def _within(levels: int, value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_within(levels - 1, part) for part in parts if isinstance(part, (dict, list)))
+
+
 def _hash_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -163,7 +171,7 @@ def _config_of(record: dict[str, Any]) -> Config:
         refuse("its options are not those of this version")
     try:
         return Config(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # a whole number may be too large for a float
         refuse(str(error))
 
 
@@ -227,7 +235,7 @@ def _check_shapes(fitted: Fitted) -> None:
     for name, (array, shape) in wanted.items():
         if array.shape != shape:
             refuse(f"the array {name!r} has shape {array.shape}, not {shape}")
-    if not (n_batches >= 1 and n_cells >= fitted.n_neighbors and n_clusters and n_components):
+    if not (n_genes and n_batches >= 1 and n_cells >= fitted.n_neighbors and n_clusters and n_components):
         refuse("an array is too short")
     if (reference.batches < 0).any() or (reference.batches >= n_batches).any():
         refuse("a batch number is out of range")
