@@ -229,7 +229,7 @@ def changed_header(arrays: bytes, rng: Rng) -> bytes:
         if not names:
             break
         name = rng.choice(names)
-        entry = header[name]
+        entry = header[name] if isinstance(header[name], dict) else header.setdefault("x", {})
         match rng.randrange(8):
             case 0:
                 entry["dtype"] = rng.choice(

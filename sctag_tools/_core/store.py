@@ -228,6 +228,7 @@ def _check_shapes(fitted: Fitted) -> None:
         "reference.proba": (reference.proba, (n_cells, n_clusters)),
         "reference.confidence": (reference.confidence, (n_cells,)),
         "reference.depth": (reference.depth, (n_cells,)),
+        "reference.unexplained": (reference.unexplained, (n_cells,)),
         "reference.batches": (reference.batches, (n_cells,)),
     }
     if fitted.loadings is not None:
@@ -239,6 +240,8 @@ def _check_shapes(fitted: Fitted) -> None:
         refuse("an array is too short")
     if (reference.batches < 0).any() or (reference.batches >= n_batches).any():
         refuse("a batch number is out of range")
+    if not (reference.unexplained >= 0).any():
+        refuse("no cell is left to hold new ones against")
     _check_networks(fitted)
 
 
