@@ -101,7 +101,6 @@ def split(path: Path, seed: int):
         yield seed, f"ARI, {name}", sctag.metrics.ari(truth, found)
         yield seed, f"ACC, {name}", sctag.metrics.accuracy(truth, found)
     yield seed, "seconds a 1,000 query cells", 1000 * seconds / query.n_obs
-    yield seed, "novelty above 1", float((query.obs["sctag_novelty"] > 1).mean())
 
 
 def novelty(path: Path, seed: int):
@@ -117,7 +116,9 @@ def novelty(path: Path, seed: int):
         )
         yield left_out, "AUROC, novelty", roc_auc_score(truth, query.obs["sctag_novelty"])
         yield left_out, "AUROC, distance", roc_auc_score(truth, distances[:, -1])
-        yield left_out, "found above 1", float((query.obs["sctag_novelty"][truth] > 1).mean())
+        above = (query.obs["sctag_novelty"] > 1).to_numpy()
+        yield left_out, "share above 1, new", float(above[truth].mean())
+        yield left_out, "share above 1, known", float(above[~truth].mean())
 
 
 def run(options: argparse.Namespace) -> None:

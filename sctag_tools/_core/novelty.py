@@ -31,7 +31,21 @@ def unexplained(counts: NDArray[np.float32], shares: NDArray[np.float32]) -> NDA
     cells, genes = np.nonzero(counts)
     observed = counts[cells, genes] / counts.sum(axis=1, dtype=np.float64)[cells]
     terms = observed * (np.log(observed) - np.log(shares[cells, genes] + _TINY))
-    return np.bincount(cells, terms, minlength=len(counts))
+    return np.asarray(np.bincount(cells, terms, minlength=len(counts)), dtype=np.float64)
+
+
+def nearest_others(
+    x: NDArray[np.float32], queries: NDArray[np.float32], itself: NDArray[np.int64], k: int, metric: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distances to the ``k`` nearest rows of ``x`` and their numbers, (n_queries, k) each.
+
+    ``itself`` (n_queries,) is the row that a query is, which does not count, or -1.
+    """
+    k = min(k, len(x) - 1)
+    indices, distances = nearest(x, queries, k + 1, metric)
+    own = indices == itself[:, None]
+    own[~own.any(axis=1), -1] = True  # the farthest is one too many
+    return distances[~own].reshape(len(queries), k), indices[~own].reshape(len(queries), k)
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,10 @@ class Yardstick:
         self._position, self._latents = position[landmarks], latents[landmarks]
         self._k, self._metric = min(n_neighbors, len(landmarks) - 1), metric
         own = np.arange(len(landmarks))
-        self._spacing = self._distances(self._position, self._position, own)[0].mean(axis=1)
-        self._of_depth = np.polynomial.Polynomial.fit(np.log1p(sample.depth), sample.unexplained, 2)
+        self._spacing = nearest_others(self._position, self._position, own, self._k, metric)[0].mean(axis=1)
+        depths = np.log1p(sample.depth)
+        degree = min(2, len(np.unique(depths)) - 1)
+        self._of_depth = np.polynomial.Polynomial.fit(depths, sample.unexplained, degree, domain=[0, 1])
         place = np.searchsorted(landmarks, rows)
         itself = np.where(landmarks[np.minimum(place, len(landmarks) - 1)] == rows, place, -1)
         views = self._views(sample, itself)
@@ -88,9 +104,9 @@ class Yardstick:
 
     def _views(self, cells: Views, itself: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n_cells, 3); ``itself`` is the landmark that each cell is, or -1."""
-        distances, indices = self._distances(self._position, cells.position, itself)
+        distances, indices = nearest_others(self._position, cells.position, itself, self._k, self._metric)
         around = np.median(self._spacing[indices], axis=1)
-        in_latent, _ = self._distances(self._latents, cells.latents, itself, metric="euclidean")
+        in_latent, _ = nearest_others(self._latents, cells.latents, itself, self._k, "euclidean")
         return np.stack(
             [
                 np.log((distances.mean(axis=1) + _TINY) / (around + _TINY)),
@@ -99,18 +115,3 @@ class Yardstick:
             ],
             axis=1,
         )
-
-    def _distances(
-        self,
-        x: NDArray[np.float32],
-        queries: NDArray[np.float32],
-        itself: NDArray[np.int64],
-        *,
-        metric: str | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Distances to the nearest landmarks and their indices, (n_queries, k) each, without the cell itself."""
-        indices, distances = nearest(x, queries, self._k + 1, metric or self._metric)
-        own = indices == itself[:, None]
-        own[~own.any(axis=1), -1] = True  # the farthest is one too many
-        shape = len(queries), self._k
-        return distances[~own].reshape(shape), indices[~own].reshape(shape)
