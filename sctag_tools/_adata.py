@@ -180,6 +180,14 @@ def require_result(adata: AnnData, key: str) -> None:
         raise KeyError(msg)
 
 
+def require_run(adata: AnnData, key: str) -> None:
+    """The same, and ValueError if the result came from a reference, not from a run on these cells."""
+    require_result(adata, key)
+    if "history" not in adata.uns[key]:
+        msg = f"The result {key!r} was mapped to a reference; how that was trained is to be seen in the reference."
+        raise ValueError(msg)
+
+
 def require_own_key(adata: AnnData, key: str) -> None:
     """Raise ValueError if results named ``key`` would overwrite something that is no scTAG result."""
     entry = adata.uns.get(key)

@@ -77,7 +77,7 @@ class Trained:
     def of_anndata(cls, adata: AnnData, key: str) -> Trained:
         """What ``adata.uns[key]`` holds; raises KeyError where there is none."""
         entry = adata.uns.get(key)
-        if not hasattr(entry, "keys") or "params" not in entry:
+        if not hasattr(entry, "keys") or "params" not in entry or not {"history", "mapped_to"} & set(entry):
             msg = f"There is no scTAG result {key!r} in adata. Run `sctag.tl.sctag(adata)` first, or name one: `key=`."
             raise KeyError(msg)
         if "model" not in entry:
@@ -91,7 +91,7 @@ class Trained:
             arrays = {name: np.asarray(array) for name, array in kept["arrays"].items()}
             record = {**json.loads(str(kept["record"])), "run": {**entry}}
             del record["run"]["model"]
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
             msg = f"adata.uns[{key!r}]['model'] is damaged ({error}); run `sctag.tl.sctag(adata)` again."
             raise ValueError(msg) from error
         return cls.unpack(arrays, record)

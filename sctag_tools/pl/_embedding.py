@@ -81,7 +81,7 @@ def _umap(adata: AnnData, key: str) -> Any:
 
     start = logg.info(f"computing the UMAP of 'X_{key}'")
     work = AnnData(obs=adata.obs[[]], obsm={"latent": adata.obsm[f"X_{key}"]})
-    seed = int(adata.uns[key]["params"]["random_state"])
+    seed = int(adata.uns[key]["params"].get("random_state", 0))  # a mapped result has none
     build_graph(work, min(15, work.n_obs), use_rep="latent", random_state=seed)
     with kept_thread_counts(), warnings.catch_warnings():
         # a latent in separate islands is no cause for concern, UMAP lays out each of them

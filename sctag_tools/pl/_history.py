@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._adata import require_result
+from .._adata import require_run
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,7 +47,7 @@ def history(
     KeyError
         If there is no result of this name.
     ValueError
-        If it was run without any training step.
+        If it was run without any training step, or mapped to a reference.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def history(
     import matplotlib.pyplot as plt
     from scanpy import settings
 
-    require_result(adata, key)
+    require_run(adata, key)
     curves = adata.uns[key]["history"]
     if not len(curves["loss"]):
         msg = f"The run {key!r} has no training steps to show."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._adata import require_result
+from .._adata import require_run
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,7 +46,7 @@ def n_clusters(
     KeyError
         If there is no result of this name.
     ValueError
-        If the number of clusters was given, so that there is no choice to show.
+        If the number of clusters was given, so that there is no choice to show, or the result was mapped.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def n_clusters(
     import matplotlib.pyplot as plt
     from scanpy import settings
 
-    require_result(adata, key)
+    require_run(adata, key)
     curve = adata.uns[key].get("n_clusters_curve")
     if curve is None:
         msg = f"The number of clusters of {key!r} was given; run `sctag.tl.sctag` without it to have it chosen."
@@ -68,18 +68,19 @@ def n_clusters(
     shown = slice(0, min(max(_SHOWN, found + 5), len(curve["n_clusters"])))
     number, supported = curve["n_clusters"][shown], curve["supported"][shown] > 0
     limits = {"coassociation": resolution / (1 + resolution), "separation": float(curve["least_separation"])}
-    labels = {"coassociation": "partitions that keep\nthe halves together", "separation": "distance of the halves"}
+    labels = {"coassociation": "kept together", "separation": "distance"}
     figure, axes = plt.subplots(2, 1, figsize=(6, 4.4), layout="constrained", sharex=True)
     for ax, (name, limit) in zip(axes, limits.items(), strict=True):
         values = np.maximum(curve[name][shown], 0)
-        ax.scatter(number[supported], values[supported], s=22, color="C0", label="counts")
+        ax.scatter(number[supported], values[supported], s=22, color="C0", label="counts, or lies above one that does")
         ax.scatter(number[~supported], values[~supported], s=22, facecolors="none", edgecolors="0.6", label="does not")
         ax.axhline(limit, color="0.3", linewidth=1, linestyle="--")
         ax.axvline(found + 0.5, color="C1", linewidth=1)
         ax.set(ylabel=labels[name])
     axes[0].set(ylim=(0, 1), title=f"{found} clusters")
     axes[1].set(xlabel="clusters after the split", yscale="symlog")
-    axes[0].legend(frameon=False, loc="lower right")
+    axes[1].margins(y=0.15)
+    axes[0].legend(frameon=False, loc="lower right", fontsize="small")
     if return_fig:
         return figure
     if show is False or (show is None and not settings.autoshow):

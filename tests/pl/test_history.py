@@ -61,3 +61,12 @@ def test_survives_a_file(clustered, tmp_path):
 def test_missing_result(graphed, unchanged):
     with unchanged(graphed), pytest.raises(KeyError, match=r"no scTAG result 'sctag'.*Run `sctag\.tl\.sctag"):
         sctag.pl.history(graphed)
+
+
+def test_a_mapped_result_has_no_history_of_its_own(clustered):
+    query = clustered[:30].copy()
+    sctag.tl.map_query(query, clustered, key_added="mapped")
+    for draw in (sctag.pl.history, sctag.pl.n_clusters):
+        with pytest.raises(ValueError, match="mapped to a reference"):
+            draw(query, key="mapped", show=False)
+    assert sctag.pl.embedding(query, key="mapped", show=False) is not None
