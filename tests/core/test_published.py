@@ -11,7 +11,7 @@ from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import kneighbors_graph
 
-from sctag_tools._core import losses, published, published_losses
+from sctag_tools._core import losses, published, published_losses, published_train
 from sctag_tools._core.published import PAPER, REFERENCE, PublishedSettings, binary_graph, fit_published, spectral_start
 from sctag_tools._core.published_losses import ZINBTarget, block_rows, divergence, graph_loss, zinb_loss
 from sctag_tools._core.published_net import Adjacency, HopLayer, PublishedNet
@@ -359,6 +359,18 @@ def test_each_switch_changes_its_phase(cells, reference, switch, first_epoch, pr
     assert differs[0] == first_epoch
     assert differs[:3].any() == pretraining
     assert differs[3:].any()
+
+
+@pytest.mark.parametrize("name", ["q_from_p", "p_from_q"])
+def test_each_divergence_is_the_one_that_is_named(monkeypatch, cells, name):
+    """Of the two distributions P is held fast, and only what the network gives has a gradient."""
+    pairs = []
+    monkeypatch.setattr(published_train, "divergence", lambda of, from_: pairs.append((of, from_)) or of.sum() * 0)
+    fit_published(*cells[:2], 3, replace(REFERENCE, divergence=name), pretrain_epochs=1, cluster_epochs=1)
+    q, p = pairs[0] if name == "q_from_p" else pairs[0][::-1]
+    assert q.requires_grad
+    assert not p.requires_grad
+    torch.testing.assert_close(p, losses.target_distribution(q.detach()), rtol=1e-4, atol=1e-5)
 
 
 def test_labels_of_the_last_refresh_come_from_earlier_weights(cells, reference):
