@@ -54,12 +54,6 @@ class ScTAG:
     ----------
     adata
         The annotated data, None for a model that was loaded without.
-    is_trained_
-        Whether :meth:`train` has succeeded.
-    history_
-        Loss terms, (n_steps,) float64 each, NaN where a phase has none.
-    params_
-        The options of the run, as in ``adata.uns["sctag"]["params"]``.
 
     Raises
     ------
@@ -209,18 +203,18 @@ class ScTAG:
 
     @property
     def is_trained_(self) -> bool:
-        """Whether there is something to ask for."""
+        """Whether :meth:`train` has succeeded."""
         return self._trained is not None
 
     @property
     def history_(self) -> dict[str, NDArray[np.float64]]:
-        """Loss terms of each step."""
+        """Loss terms of each step, (n_steps,) float64 each, NaN where a phase has none."""
         history: dict[str, NDArray[np.float64]] = self.trained.run["history"]
         return history
 
     @property
     def params_(self) -> dict[str, Any]:
-        """Options of the run."""
+        """Options of the run, as in ``adata.uns["sctag"]["params"]``."""
         params: dict[str, Any] = self.trained.run["params"]
         return params
 

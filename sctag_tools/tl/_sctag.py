@@ -143,7 +143,7 @@ def sctag(
     progress_bar
         Show a bar for each phase, unless ``sc.settings.verbosity`` is 0.
     store_model
-        Keep the trained networks in ``adata.uns`` (10 MB for 2,000 genes, and 1.8 MB for every 1,000 cells), so that
+        Keep the trained networks in ``adata.uns`` (10 MB for 2,000 genes, and 2 MB for every 1,000 cells), so that
         :func:`sctag_tools.tl.map_query` and :func:`sctag_tools.tl.denoise` work on ``adata`` alone, also after it was
         written and read.
     save
