@@ -192,6 +192,11 @@ def test_missing_genes_are_listed_with_one_warning(reference, query, placed):
     agree = fewer.obs["sctag"].astype(str).to_numpy() == placed.obs["sctag"].astype(str).to_numpy()
     assert agree.mean() > 0.9
     assert np.abs(fewer.obsm["X_sctag"] - placed.obsm["X_sctag"]).max() > 1e-4
+    # each count is taken for the gene of its name
+    known = ~query.var_names.isin(missing)
+    totals = np.asarray(fewer.X.sum(axis=1), dtype=float).ravel()
+    by_hand = sctag.ScTAG.from_anndata(reference).trained.fitted.place(query.X, totals, known, np.full(N_NEW, -1))
+    np.testing.assert_allclose(fewer.obsm["X_sctag"], by_hand.latent, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:The genes of the model hold 100% of the query's counts")
@@ -237,6 +242,9 @@ def test_a_query_that_was_cut_to_the_genes_of_the_model(graphed, blobs, short):
     for axis in range(2):
         assert np.corrcoef(whole.obsm["X_sctag"][:, axis], cut.obsm["X_sctag"][:, axis])[0, 1] > 0.98
     assert cut.uns["sctag"]["missing_genes"] == []
+    with pytest.warns(UserWarning, match="hold 100%"):
+        _, read = sctag.ScTAG.from_anndata(graphed).place(cut)
+    np.testing.assert_allclose(read.totals.mean(), blobs.X.sum(axis=1).mean(), rtol=0.05)
 
 
 # --- which counts ---
