@@ -1,8 +1,8 @@
 """Break the package on purpose, one line at a time, and see that a test notices.
 
 ``python tests/mutations.py`` copies the package and its tests to a temporary folder for each entry of MUTATIONS,
-changes one line there, and runs the named tests on the copy, which must fail; the checkout is never touched. It prints a
-table and ends with 1 if a mutation survives. Words after the command keep those mutations alone whose file or meaning
+changes one line there, and runs the named tests on the copy, which must fail; the checkout is never touched. It prints
+a table and ends with 1 if a mutation survives. Words after the command keep those mutations alone whose file or meaning
 has one of them. tests/test_mutations.py checks with every run of the tests that the list still fits the code.
 """
 

@@ -131,3 +131,115 @@ def test_option_sets_are_literals():
     exec("from typing import Literal", namespace)  # annotations are strings; Literal may be for type checkers only
     allowed = get_args(eval(annotation, namespace))
     assert set(allowed) == {"euclidean", "cosine", "correlation", "manhattan"}
+
+
+# --- what is written, and where it comes from ---
+
+
+@computing
+def test_every_slot_has_type_dtype_and_shape(function):
+    entries = re.findall(
+        r"^`adata\.[^\n]*` : ([^\n]*)\n((?:    [^\n]*\n?)+)", _sections(function)["Returns"], flags=re.MULTILINE
+    )
+    assert len(entries) >= 2
+    for kind, text in entries:
+        assert kind.startswith(":class:`")
+        if "dict" not in kind:
+            assert re.search(r" \((float32|bool|categorical of strings)\)$", kind), kind
+            assert re.search(r"\(n_(obs|vars)(, \w+)?,?\)", text), text
+
+
+@pytest.mark.parametrize("name", [*COMPUTING, *(name for name in FUNCTIONS if ".metrics." in name)])
+def test_the_source_of_a_computation_is_named(name):
+    text = inspect.cleandoc(FUNCTIONS[name].__doc__)
+    assert re.search(r"[A-Z]\w+ (et al\.|& \w+),? (AAAI )?(19|20)\d\d|the published code|\bSee Also\n", text)
+
+
+# --- the class ---
+
+METHODS = {
+    name: getattr(sctag.ScTAG, name)
+    for name, value in vars(sctag.ScTAG).items()
+    if not name.startswith("_") and not isinstance(value, property)
+}
+PROPERTIES = {name: value for name, value in vars(sctag.ScTAG).items() if isinstance(value, property)}
+
+methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def _named(text: str) -> list[str]:
+    entries = [line for line in text.splitlines() if line and not line.startswith(" ")]
+    return [name.strip().lstrip("*") for line in entries for name in line.split(",")]
+
+
+def _parameters(function: Any) -> dict[str, inspect.Parameter]:
+    return {name: p for name, p in inspect.signature(function).parameters.items() if name != "self"}
+
+
+def test_the_methods_are_those_that_are_promised():
+    promised = {"train", "predict", "predict_proba", "get_latent_representation", "save", "load", "from_anndata"}
+    assert promised <= METHODS.keys()
+    assert PROPERTIES.keys() >= {"is_trained_", "history_", "params_"}
+    assert not any(isinstance(vars(sctag)[name], type) for name in sctag.__all__ if name != "ScTAG")
+
+
+def test_the_class_is_documented_with_every_option_and_attribute():
+    sections = _sections(sctag.ScTAG)
+    titles = [title for title in sections if title in {"Parameters", "Attributes", "Raises", "Examples"}]
+    assert titles == ["Parameters", "Attributes", "Raises", "Examples"]
+    assert ">>> " in sections["Examples"]
+    assert set(_named(sections["Parameters"])) == set(_parameters(sctag.ScTAG.__init__))
+    attributes = set(_named(sections["Attributes"]))
+    assert "adata" in attributes
+    assert attributes - PROPERTIES.keys() == {"adata"}, "properties carry their own docstrings"
+
+
+def test_options_of_the_class_and_of_the_function_agree():
+    """They say that they mean the same: by name, default and type; and no option of the function is left out."""
+    function = _parameters(sctag.tl.sctag)
+    both = {**_parameters(sctag.ScTAG.__init__), **_parameters(sctag.ScTAG.train)}
+    for name, parameter in both.items():
+        assert (parameter.default, parameter.annotation) == (function[name].default, function[name].annotation), name
+        assert parameter.kind is function[name].kind
+    assert function.keys() - both.keys() == {"preset", "n_top_genes", "key_added", "save", "store_model", "copy"}
+
+
+def test_options_of_placing_are_those_of_mapping():
+    mapping, placing = (_parameters(function) for function in (sctag.tl.map_query, sctag.ScTAG.place))
+    for name in ("layer", "use_rep", "check_values"):
+        assert (placing[name].default, placing[name].annotation) == (mapping[name].default, mapping[name].annotation)
+
+
+@methods
+def test_a_method_is_annotated_with_named_booleans(method):
+    assert inspect.signature(method).return_annotation is not inspect.Signature.empty
+    for parameter in _parameters(method).values():
+        assert parameter.annotation is not inspect.Parameter.empty
+        assert not isinstance(parameter.default, bool) or parameter.kind is parameter.KEYWORD_ONLY
+
+
+@methods
+def test_a_method_says_what_it_gives_and_when_it_fails(method):
+    import builtins
+
+    sections = _sections(method)
+    assert sections[""].split("\n\n")[0].rstrip().endswith(".")
+    if "Parameters" in sections:
+        assert _named(sections["Parameters"]) == list(_parameters(method))
+    for name in _named(sections.get("Raises", "")):
+        assert issubclass(getattr(builtins, name), Exception)
+    if inspect.signature(method).return_annotation.startswith(("NDArray", "pd.DataFrame")):
+        assert re.match(r"\(n_obs,( n_\w+)?\) ", sections[""])
+
+
+@pytest.mark.parametrize("name", ["train", "save", "load", "from_anndata"])
+def test_methods_that_touch_data_or_files_name_their_errors(name):
+    assert _named(_sections(METHODS[name])["Raises"])
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_a_property_is_documented_and_annotated(name):
+    getter = PROPERTIES[name].fget
+    assert inspect.cleandoc(getter.__doc__).endswith(".")
+    assert inspect.signature(getter).return_annotation is not inspect.Signature.empty
+    assert PROPERTIES[name].fset is None

@@ -1,0 +1,360 @@
+"""With what others make and read: other latents, scanpy's tools, MuData, zarr, and readers that know HDF5 alone."""
+
+from __future__ import annotations
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from scipy import sparse
+from sklearn.metrics import adjusted_rand_score
+
+import sctag_tools as sctag
+
+N_NEW = 40
+RESULTS = ["X_sctag", "sctag_proba", "sctag", "sctag_confidence", "sctag_novelty"]
+LONGER = {"pretrain_epochs": 60, "cluster_epochs": 15, "progress_bar": False}
+
+
+def column(adata, name):
+    """One result of a mapping as plain array."""
+    return adata.obsm[name] if name in adata.obsm else adata.obs[name].astype(str if name == "sctag" else float)
+
+
+def assert_same_place(a, b):
+    for name in RESULTS:
+        np.testing.assert_array_equal(np.asarray(column(a, name)), np.asarray(column(b, name)), err_msg=name)
+
+
+# --- a latent of another method as the place where neighbours are sought ---
+
+
+class Corrected:
+    """Stands for scVI or Harmony: learnt from some cells, applied to others, and blind to the donor."""
+
+    def __init__(self, adata):
+        x = self._logged(adata)
+        self.mean = x.mean(axis=0)
+        _, _, axes = np.linalg.svd(x - self.mean, full_matrices=False)
+        self.axes = axes[:6].T
+        self.shift = {
+            donor: ((x - self.mean) @ self.axes)[adata.obs["donor"] == donor].mean(axis=0) for donor in ("a", "b")
+        }
+
+    def __call__(self, adata):
+        shift = np.stack([self.shift[donor] for donor in adata.obs["donor"]])
+        return ((self._logged(adata) - self.mean) @ self.axes - shift).astype(np.float32)
+
+    @staticmethod
+    def _logged(adata):
+        x = adata.X.toarray()
+        return np.log1p(x / x.sum(axis=1, keepdims=True) * 1e4)
+
+
+@pytest.fixture(scope="module")
+def _donors_once(_blobs_once):
+    """(reference, query) of two donors, one of whom has a third of the genes trebled, with a latent that knows it."""
+    adata = _blobs_once.copy()
+    adata.obs["donor"] = np.resize(["a", "b"], adata.n_obs)
+    counts = adata.X.toarray()
+    counts[1::2, ::3] *= 3
+    adata.X = sparse.csr_matrix(counts)
+    reference, query = adata[:-N_NEW].copy(), adata[-N_NEW:].copy()
+    model = Corrected(reference)
+    for part in (reference, query):
+        part.obsm["X_scVI"] = model(part)
+    sctag.pp.build_graph(reference, use_rep="X_scVI")
+    sctag.tl.sctag(reference, 3, batch_key="donor", **LONGER)
+    return reference, query
+
+
+@pytest.fixture
+def donors(_donors_once):
+    return tuple(part.copy() for part in _donors_once)
+
+
+def test_a_latent_of_another_method_end_to_end(donors, tmp_path, unchanged):
+    reference, query = donors
+    fitted = sctag.ScTAG.from_anndata(reference).trained.fitted
+    np.testing.assert_array_equal(fitted.reference.position, reference.obsm["X_scVI"])
+    assert adjusted_rand_score(reference.obs["group"], reference.obs["sctag"]) > 0.9
+    sctag.ScTAG.from_anndata(reference).save(tmp_path / "model")
+    with unchanged(reference):
+        sctag.tl.map_query(query, reference)
+    names = pd.crosstab(reference.obs["group"], reference.obs["sctag"]).idxmax(axis=1)
+    assert (query.obs["sctag"].astype(str) == query.obs["group"].map(names).astype(str)).mean() > 0.9
+    assert (query.obs["sctag_novelty"] > 1).mean() < 0.2
+    again = query.copy()
+    again.obsm["X_mine"] = again.obsm.pop("X_scVI")
+    sctag.tl.map_query(again, tmp_path / "model", use_rep="X_mine")
+    assert_same_place(query, again)
+    sctag.tl.denoise(query, tmp_path / "model")
+    assert np.isfinite(query.layers["sctag_denoised"]).all()
+
+
+def test_cells_far_off_in_that_latent_are_new(donors):
+    """Or the latent would be read for nothing."""
+    reference, query = donors
+    sctag.tl.map_query(query, reference)
+    moved = query.copy()
+    moved.obsm["X_scVI"] += 100
+    sctag.tl.map_query(moved, reference)
+    assert (moved.obs["sctag_novelty"] > query.obs["sctag_novelty"]).mean() > 0.95
+    assert (moved.obs["sctag_novelty"] > 1).all()
+
+
+def test_scanpys_graph_on_that_latent(donors, short):
+    """As after scVI or Harmony: ``sc.pp.neighbors`` on the corrected latent, and no graph of ours."""
+    reference, query = donors
+    for part in (reference, query):
+        part.obsm["X_pca_harmony"] = part.obsm.pop("X_scVI").astype(np.float64)
+    sc.pp.neighbors(reference, n_neighbors=9, use_rep="X_pca_harmony")
+    sctag.tl.sctag(reference, 3, neighbors_key="neighbors", key_added="h", **short)
+    trained = sctag.ScTAG.from_anndata(reference, "h").trained
+    assert trained.use_rep == "X_pca_harmony"
+    assert (trained.fitted.n_neighbors, trained.fitted.loadings) == (8, None)
+    sctag.tl.map_query(query, reference, key="h")
+    moved = query.copy()
+    moved.obsm["X_pca_harmony"] = moved.obsm["X_pca_harmony"][::-1].copy()
+    sctag.tl.map_query(moved, reference, key="h")
+    assert np.abs(moved.obsm["X_h"] - query.obsm["X_h"]).max() > 1e-3
+    del query.obsm["X_pca_harmony"]
+    with pytest.raises(KeyError, match="built on 'X_pca_harmony'"):
+        sctag.tl.map_query(query, reference, key="h")
+
+
+# --- scanpy goes on from there ---
+
+
+def test_scanpys_tools_go_on_from_the_results(clustered):
+    clustered.layers["counts"] = clustered.X.copy()
+    sc.pp.normalize_total(clustered)
+    sc.pp.log1p(clustered)
+    sc.tl.rank_genes_groups(clustered, "sctag", method="t-test")
+    assert set(clustered.uns["rank_genes_groups"]["names"].dtype.names) == set(clustered.obs["sctag"].cat.categories)
+    sc.pp.neighbors(clustered, use_rep="X_sctag")
+    assert clustered.uns["neighbors"]["params"]["use_rep"] == "X_sctag"
+    sc.tl.dendrogram(clustered, "sctag", use_rep="X_sctag")
+    sctag.tl.sctag(clustered, 3, neighbors_key="neighbors", key_added="on_own", pretrain_epochs=1, cluster_epochs=1)
+    assert np.isfinite(clustered.obsm["X_on_own"]).all()
+
+
+def test_reference_and_query_are_joined_as_any_two(clustered, blobs):
+    query = blobs[:30].copy()
+    query.obs_names = [f"new {name}" for name in query.obs_names]
+    sctag.tl.map_query(query, clustered)
+    both = anndata.concat({"reference": clustered, "query": query}, label="part")
+    assert both.obs["sctag"].cat.categories.tolist() == clustered.obs["sctag"].cat.categories.tolist()
+    assert both.obs["part"].value_counts().to_dict() == {"reference": 150, "query": 30}
+    assert both.obsm["X_sctag"].shape == (180, 15)
+    assert both.obsm["sctag_proba"].shape == (180, 3)
+    assert both.obs["sctag_confidence"].notna().all()
+
+
+# --- MuData ---
+
+
+@pytest.fixture
+def mudata():
+    module = pytest.importorskip("mudata")
+    module.set_options(pull_on_update=False)  # its behaviour of tomorrow, without the warning of today
+    return module
+
+
+@pytest.fixture
+def multimodal(mudata, blobs):
+    proteins = np.random.default_rng(0).poisson(5, (150, 6)).astype(np.float32)
+    prot = AnnData(
+        proteins, obs=pd.DataFrame(index=blobs.obs_names), var=pd.DataFrame(index=[f"p{i}" for i in range(6)])
+    )
+    return mudata.MuData({"rna": blobs, "prot": prot})
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.SettingWithCopyWarning")  # of mudata's pull_obs
+def test_a_modality_is_clustered_in_place(mudata, multimodal, clustered, short, tmp_path):
+    sctag.pp.build_graph(multimodal["rna"])
+    sctag.tl.sctag(multimodal["rna"], 3, **short)
+    np.testing.assert_array_equal(multimodal.mod["rna"].obsm["X_sctag"], clustered.obsm["X_sctag"])
+    assert "sctag" not in multimodal["prot"].obs
+    multimodal.update()
+    multimodal.pull_obs("sctag", mods="rna")
+    assert multimodal.obs["rna:sctag"].astype(str).tolist() == clustered.obs["sctag"].astype(str).tolist()
+    multimodal.write(tmp_path / "cells.h5mu")
+    back = mudata.read(tmp_path / "cells.h5mu")
+    query = multimodal["rna"][:20].copy()
+    for slot in ("obs", "uns"):
+        del getattr(query, slot)["sctag"]
+    other = query.copy()
+    sctag.tl.map_query(query, back["rna"])
+    sctag.tl.map_query(other, clustered)
+    assert_same_place(query, other)
+    sctag.tl.denoise(back["rna"])
+    assert np.isfinite(back["rna"].layers["sctag_denoised"]).all()
+
+
+def test_a_mudata_is_refused_with_the_way_to_its_modality(multimodal, clustered, unchanged):
+    calls = [
+        lambda: sctag.pp.build_graph(multimodal),
+        lambda: sctag.tl.sctag(multimodal, 3),
+        lambda: sctag.tl.map_query(multimodal, clustered),
+        lambda: sctag.tl.map_query(clustered, multimodal),
+        lambda: sctag.tl.denoise(multimodal),
+        lambda: sctag.ScTAG(multimodal),
+    ]
+    for call in calls:
+        with (
+            unchanged(clustered),
+            pytest.raises(TypeError, match=r"got MuData; a MuData's modality is `mdata\['rna'\]`"),
+        ):
+            call()
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+# anndata 0.12 writes format 2 until told otherwise; zarr 3 has no specification for consolidated metadata
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data will no longer be the default:UserWarning")
+@pytest.mark.filterwarnings("ignore:zarr v3 autosharding will be the default:UserWarning")
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_a_zarr_store_goes_on_where_it_was_written(clustered, blobs, tmp_path, zarr_format, same):
+    pytest.importorskip("zarr")
+    query, expected = blobs[:20].copy(), blobs[:20].copy()
+    sctag.tl.map_query(expected, clustered)
+    with anndata.settings.override(zarr_write_format=zarr_format):
+        clustered.write_zarr(tmp_path / "reference.zarr")
+        query.write_zarr(tmp_path / "query.zarr")
+    reference, query = (sctag.read(tmp_path / f"{name}.zarr") for name in ("reference", "query"))
+    same(clustered.obs, reference.obs)
+    for part in ("obsm", "obsp", "layers"):
+        ours, theirs = (dict(sorted(getattr(adata, part).items())) for adata in (clustered, reference))
+        same(ours, theirs)
+    sctag.tl.map_query(query, reference)
+    assert_same_place(query, expected)
+    sctag.tl.denoise(reference)
+    sctag.tl.denoise(clustered)
+    np.testing.assert_array_equal(reference.layers["sctag_denoised"], clustered.layers["sctag_denoised"])
+    with anndata.settings.override(zarr_write_format=zarr_format):
+        query.write_zarr(tmp_path / "mapped.zarr")
+    assert_same_place(anndata.read_zarr(tmp_path / "mapped.zarr"), expected)
+
+
+# What anndata 0.8 to 0.11 read as well as later ones; later additions (null, nullable-string-array) are not among them.
+STANDARD = {
+    "anndata": "0.1.0",
+    "array": "0.2.0",
+    "categorical": "0.2.0",
+    "csr_matrix": "0.1.0",
+    "dataframe": "0.2.0",
+    "dict": "0.1.0",
+    "numeric-scalar": "0.2.0",
+    "string": "0.2.0",
+    "string-array": "0.2.0",
+}
+
+
+def _encodings(path):
+    """(name, encoding, version, dtype or None) of everything in the file."""
+    found = []
+
+    def visit(name, item):
+        attributes = dict(item.attrs)
+        found.append(
+            (name, attributes.get("encoding-type"), attributes.get("encoding-version"), getattr(item, "dtype", None))
+        )
+
+    with h5py.File(path) as file:
+        visit("/", file)
+        file.visititems(visit)
+    return found
+
+
+@pytest.fixture
+def everything(clustered, blobs, short):
+    """All that the package writes, in one object."""
+    clustered.obs["donor"] = pd.Categorical(np.resize(["a", "b"], 150))
+    sctag.tl.sctag(clustered, batch_key="donor", key_added="chosen", likelihood="zinb", **short)
+    sctag.tl.map_query(clustered, sctag.ScTAG.from_anndata(clustered), key_added="mapped")
+    sctag.tl.map_query(clustered, _some_genes(blobs, short), key_added="others")
+    sctag.tl.denoise(clustered, key="chosen", dropout=True, genes=["x3", "x4"])
+    sctag.pp.recipe_published(clustered, n_top_genes=100)
+    sctag.pp.build_graph(clustered, use_rep="X_pca_published", key_added="published")
+    options = {"pretrain_epochs": 1, "cluster_epochs": 1, "progress_bar": False}
+    sctag.tl.sctag(
+        clustered, 3, preset="reference", neighbors_key="published", n_top_genes=100, key_added="reference", **options
+    )
+    return clustered
+
+
+def _some_genes(blobs, short):
+    """A reference with genes that the others lack."""
+    adata = blobs.copy()
+    adata.var_names = [*adata.var_names[:-3], "one", "two", "three"]
+    sctag.pp.build_graph(adata)
+    sctag.tl.sctag(adata, 3, **short)
+    return adata
+
+
+@pytest.mark.filterwarnings("ignore:3 of the model's 120 genes are not in the query")
+def test_files_hold_only_what_older_readers_know(everything, tmp_path):
+    path = tmp_path / "everything.h5ad"
+    everything.write_h5ad(path)
+    found = [entry for entry in _encodings(path) if not entry[0].startswith("uns/pca/")]  # scanpy's, with a null in it
+    assert {"uns/sctag/model", "uns/others/missing_genes", "layers/chosen_denoised_dropout"} <= {n for n, *_ in found}
+    parts = {name for name, kind, *_ in found if kind in {"categorical", "csr_matrix"}}
+    for name, kind, version, dtype in found:
+        if name.rpartition("/")[0] in parts:  # members of a categorical or sparse matrix
+            assert kind in {None, "array", "string-array"}, name
+        else:
+            assert kind in STANDARD, f"{name}: {kind}"
+        assert kind is None or version == STANDARD[kind], f"{name}: {kind} {version}"
+        if dtype is not None:
+            assert dtype.kind in "biuf" or h5py.check_string_dtype(dtype) or dtype.kind == "V", name
+            assert dtype.kind != "V" or h5py.check_enum_dtype(dtype), f"{name}: opaque or compound"
+
+
+@pytest.mark.filterwarnings("ignore:3 of the model's 120 genes are not in the query")
+def test_the_results_are_read_without_anndata(everything, tmp_path):
+    path = tmp_path / "everything.h5ad"
+    everything.write_h5ad(path)
+    with h5py.File(path) as file:
+        labels = file["obs/chosen"]
+        categories = labels["categories"].asstr()[:]
+        np.testing.assert_array_equal(categories[labels["codes"][:]], everything.obs["chosen"].astype(str))
+        assert categories.tolist() == [str(i) for i in range(len(categories))]
+        np.testing.assert_array_equal(file["obsm/X_sctag"][:], everything.obsm["X_sctag"])
+        np.testing.assert_array_equal(file["obs/mapped_novelty"][:], everything.obs["mapped_novelty"])
+        np.testing.assert_array_equal(file["uns/sctag/history/loss"][:], everything.uns["sctag"]["history"]["loss"])
+        assert file["uns/others/missing_genes"].asstr()[:].tolist() == ["one", "two", "three"]
+        assert isinstance(file["uns/sctag/model/record"].asstr()[()], str)
+
+
+# --- data that is not in memory: refused, and the call that is named helps ---
+
+
+@pytest.mark.parametrize("kind", ["backed", "dask"])
+def test_the_call_that_is_named_helps(clustered, blobs, tmp_path, kind):
+    blobs[:20].copy().write_h5ad(tmp_path / "query.h5ad")
+    if kind == "backed":
+        away = anndata.read_h5ad(tmp_path / "query.h5ad", backed="r")
+    else:
+        away = blobs[:20].copy()
+        away.X = pytest.importorskip("dask.array").from_array(away.X.toarray())
+    for name, call in {
+        "sctag.tl.map_query": lambda adata: sctag.tl.map_query(adata, clustered),
+        "sctag.tl.denoise": lambda adata: sctag.tl.denoise(adata, clustered),
+        "sctag.ScTAG": sctag.ScTAG,
+        "sctag.pp.build_graph": sctag.pp.build_graph,
+    }.items():
+        with pytest.raises(NotImplementedError, match=rf"^{name} .*`adata = adata\.to_memory\(\)`"):
+            call(away)
+    adata = away.to_memory()
+    if kind == "backed":
+        away.file.close()
+    sctag.tl.map_query(adata, clustered)
+    expected = blobs[:20].copy()
+    sctag.tl.map_query(expected, clustered)
+    assert_same_place(adata, expected)
