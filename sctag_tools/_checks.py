@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import numbers
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,8 @@ def check_number(name: str, value: object, *, low: float, high: float = float("i
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         msg = f"{name} must be a number, got {value!r}."
         raise TypeError(msg)
-    if not (low <= float(value) <= high and math.isfinite(float(value))):
+    number: Any = value  # as it is: a huge integer is no float
+    if not low <= number <= min(high, sys.float_info.max):  # nan is in no range
         msg = f"{name} must lie in [{low}, {high}] and be finite, got {value}."
         raise ValueError(msg)
 

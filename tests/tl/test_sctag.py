@@ -444,7 +444,7 @@ def test_mask_var_none_takes_all(graphed, clustered, short):
         (np.zeros(120, dtype=bool), "gene mask 'array' selects no gene"),
         (5, "gene mask 'array' must be boolean"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_wrong_masks_are_refused(graphed, unchanged, mask, match):
     graphed.var["numbers"] = np.arange(120)
@@ -678,6 +678,7 @@ def test_cell_without_counts_in_the_chosen_genes_warns(graphed, short):
         ({"graph_weight": np.nan}, ValueError, "graph_weight must lie in"),
         ({"cluster_weight": None}, TypeError, "cluster_weight must be a number"),
         ({"learning_rate": 0}, ValueError, "learning_rate must lie in"),
+        ({"learning_rate": 10**400}, ValueError, "learning_rate must lie in"),
         ({"learning_rate": True}, TypeError, "learning_rate must be a number"),
         ({"batch_size": 1}, ValueError, "batch_size must be at least 2"),
         ({"batch_size": 2.0}, TypeError, "batch_size must be an integer"),
@@ -693,7 +694,7 @@ def test_cell_without_counts_in_the_chosen_genes_warns(graphed, short):
         ({"devices": 2, "graph_weight": 0.1}, ValueError, "graph_weight"),
         ({"precision": "16"}, ValueError, "precision"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_wrong_options_are_refused_before_anything(graphed, unchanged, options, error, match):
     with unchanged(graphed), pytest.raises(error, match=match):
