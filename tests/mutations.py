@@ -342,14 +342,14 @@ MUTATIONS = [
         "novelty: sparse regions not made up for",
         "np.log((distances.mean(axis=1) + _TINY) / (around + _TINY))",
         "np.log(distances.mean(axis=1) + _TINY)",
-        "core/test_novelty.py",
+        "core/test_novelty.py::test_sparse_regions_are_not_new_for_being_sparse",
     ),
     Mutation(
         "_core/novelty.py",
         "novelty: depth left in",
         "cells.unexplained - self._of_depth(np.log1p(cells.depth))",
         "cells.unexplained",
-        "core/test_novelty.py",
+        "core/test_novelty.py::test_shallow_cells_are_not_new_for_being_shallow",
     ),
     Mutation(
         "_core/novelty.py",

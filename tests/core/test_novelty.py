@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -109,6 +111,23 @@ def test_shallow_cells_are_not_new_for_being_shallow():
     shallow = known.depth < np.quantile(known.depth, 0.1)
     assert known.unexplained[shallow].mean() > known.unexplained[~shallow].mean() + 0.2
     assert abs(np.median(found[shallow]) - np.median(found[~shallow])) < 0.3
+
+
+def test_sparse_regions_are_not_new_for_being_sparse():
+    """A distance counts beside those that the neighbours have among themselves."""
+
+    def two_densities(seed, n):
+        dense = np.arange(n) % 2 == 1
+        spread = np.where(dense, 0.1, 1.0)[:, None]
+        position = 20 * dense[:, None] + spread * np.random.default_rng(seed).normal(size=(n, 6))
+        return replace(cells(seed, n), position=position.astype(np.float32)), dense
+
+    ruler, (known, dense) = yardstick(two_densities(0, 1000)[0]), two_densities(1, 600)
+    found = ruler.novelty(known)
+    assert abs(np.median(found[dense]) - np.median(found[~dense])) < 0.2
+    known.position[:] += 0.5  # little beside the one spread, much beside the other
+    moved = ruler.novelty(known) - found
+    assert np.median(moved[dense]) > np.median(moved[~dense]) + 0.5
 
 
 def test_each_cell_on_its_own():
