@@ -27,7 +27,7 @@ def check_number(name: str, value: object, *, low: float, high: float = float("i
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         msg = f"{name} must be a number, got {value!r}."
         raise TypeError(msg)
-    number: Any = value  # as it is: a huge integer is no float
+    number: Any = value if isinstance(value, numbers.Integral) else float(value)  # a huge integer is no float
     if not low <= number <= min(high, sys.float_info.max):  # nan is in no range
         msg = f"{name} must lie in [{low}, {high}] and be finite, got {value}."
         raise ValueError(msg)
