@@ -52,6 +52,9 @@ def test_recipe_marks_its_genes(cells):
         ({"mask_var": None}, "chooses its genes itself"),
         ({"n_top_genes": 1}, "n_top_genes must be at least 2"),
         ({"preset": "published"}, "preset must be one of"),
+        ({"batch_key": "donor"}, "knows no batches"),
+        ({"devices": 2}, "in one process and in float32"),
+        ({"precision": "bf16-mixed"}, "in one process and in float32"),
     ],
 )
 def test_what_a_preset_cannot_do_is_refused(cells, options, match):
