@@ -171,7 +171,7 @@ def _config_of(record: dict[str, Any]) -> Config:
         refuse("its options are not those of this version")
     try:
         return Config(**options)
-    except (TypeError, ValueError, OverflowError) as error:  # a whole number may be too large for a float
+    except (TypeError, ValueError) as error:
         refuse(str(error))
 
 

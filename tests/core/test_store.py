@@ -295,7 +295,7 @@ def test_other_files_in_the_folder_are_not_looked_at(folder, model):
         ({"config__likelihood": "zinb"}, "the weights are not those of its options"),
         ({"config__likelihood": {}}, "likelihood must be one of"),
         ({"config__graph_weight": 0.1}, "the weights are not those of its options"),
-        ({"config__learning_rate": 10**400}, "too large"),
+        ({"config__learning_rate": 10**400}, "learning_rate must lie in"),
         ({"config__mask_rate": float("inf")}, "mask_rate must lie in"),
         ({"config__evil": 1}, "its options are not those of this version"),
         ({"config__n_hidden": KeyError}, "its options are not those of this version"),
