@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ._adata import Default
     from ._core.fit import Fit
-    from ._core.fitted import Placed
+    from ._core.fitted import Fitted, Placed
     from ._query import Query
 
 _CLASS = "sctag.ScTAG"
@@ -190,9 +190,8 @@ class ScTAG:
             "devices": int(devices),
             **{name: value for name, value in asdict(config).items() if value is not None},
         }
-        assert result.fitted is not None  # for mypy: a neighborhood was given
         self._trained = Trained(
-            fitted=result.fitted,
+            fitted=cast("Fitted", result.fitted),  # there is one wherever a neighborhood was given
             genes=inputs.genes,
             cells=inputs.cells,
             batches=inputs.batch_names,
