@@ -297,10 +297,13 @@ def _draw(adata: AnnData, key: str, label_key: str | None, path: Path) -> None:
 
     from .pl import embedding
 
-    color = [key] if label_key is None else [key, label_key]
-    embedding(adata, key=key, color=color, show=False, frameon=False, wspace=0.45)
-    plt.gcf().savefig(path, dpi=150, bbox_inches="tight")
-    plt.close("all")
+    colors = [key] if label_key is None else [key, label_key]
+    # One panel's legend is as wide as its longest name: the layout finds the place that scanpy's own grid would guess.
+    figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4.5), squeeze=False, layout="constrained")
+    for ax, color in zip(axes[0], colors, strict=True):
+        embedding(adata, key=key, color=color, ax=ax, show=False, frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def _table(adata: AnnData, key: str) -> str:
