@@ -32,7 +32,7 @@ _SKETCH = 40  # dimensions of the random projection in which groups of like cell
 _SIZE_POWER = 0.1
 _REPLICATES = 21
 _REPLICATE_PARTITIONS = 6
-_REPLICATE_FINENESS = 1.5  # finer than the clustering: a part that straddles two clusters is doubt, a small one is not
+_REPLICATE_FINENESS = 1.5  # of the finer cut: there a part that straddles two clusters is doubt, a small one is not
 _TESTED = 60  # splits from the top of the tree that are considered
 _SEPARATED = 3.5  # halves of one Gaussian are up to 3.2 apart; partitions that follow its noise, a little more
 
@@ -271,14 +271,24 @@ def _separation_of(
     return distance - 2 * standard_error(distance, int(left.sum()), int(right.sum()))
 
 
+@dataclass(frozen=True)
+class Replicates:
+    """Smaller clusterings of the same partitions, cut twice."""
+
+    alike: NDArray[np.int64]  # (n_replicates, n_cells), into as many clusters
+    finer: NDArray[np.int64]  # (n_replicates, n_cells), into half as many again
+
+
 def replicates(
     labels: NDArray[np.int32], tree: MergeTree, n_clusters: int, n_latents: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Clusterings (n_replicates, n_cells), from a few partitions of one latent each, to hold ``n_clusters`` against."""
+) -> Replicates:
+    """Clusterings from a few partitions of one latent each, to hold one of ``n_clusters`` clusters against."""
     of_latent = np.array_split(np.arange(len(labels)), n_latents)
-    found = []
+    alike, finer = [], []
     for replicate in range(_REPLICATES):
         rows = of_latent[replicate % n_latents]
         few = rng.choice(rows, min(_REPLICATE_PARTITIONS, len(rows)), replace=False)
-        found.append(MergeTree.of_groups(labels[few], tree.group).cut(round(_REPLICATE_FINENESS * n_clusters)))
-    return np.array(found)
+        smaller = MergeTree.of_groups(labels[few], tree.group)
+        alike.append(smaller.cut(n_clusters))
+        finer.append(smaller.cut(round(_REPLICATE_FINENESS * n_clusters)))
+    return Replicates(np.array(alike), np.array(finer))

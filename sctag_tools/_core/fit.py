@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from .confidence import confidence
-from .consensus import MergeTree, evidence, partitions, replicates
+from .consensus import MergeTree, Replicates, evidence, partitions, replicates
 from .data import CellData
 from .fitted import Fitted, Neighborhood
 from .inputs import canonical_order
@@ -65,7 +65,7 @@ class Consensus:
     """What the partitions of all latents agree on."""
 
     start: NDArray[np.int64]  # (n_cells,) first clusters
-    votes: NDArray[np.int64]  # (n_votes, n_cells) clusterings that the confidence is measured against
+    others: Replicates  # what the confidence is measured against
     curve: dict[str, NDArray[np.float64]] | None
 
 
@@ -145,7 +145,7 @@ def fit(
         columns = by_size(proba)
         proba = of_columns(proba, columns)
         labels = proba.argmax(axis=1)
-        sure = confidence(labels, proba, agreed.votes)
+        sure = confidence(labels, proba, agreed.others)
         fitted = None
         if neighborhood is not None and fabric.is_global_zero:
             with stage("model"):

@@ -128,7 +128,10 @@ def test_replicates_agree_where_clusters_are_clear():
     rng = np.random.default_rng(0)
     found = partitions([latent], rng)
     tree = MergeTree.of(found, rng)
-    kept = agreement(tree.cut(4), replicates(found, tree, 4, 1, rng))
+    smaller = replicates(found, tree, 4, 1, rng)
+    assert all(len(np.unique(cut)) == 4 for cut in smaller.alike)
+    assert all(len(np.unique(cut)) == 6 for cut in smaller.finer)
+    kept = agreement(tree.cut(4), smaller.finer)
     assert kept[200:].min() == 1
     assert len(labels) == len(kept)
     assert kept.min() >= 0
