@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _OF_GENES = {None, "X_pca", "X"}  # representations that new cells can be put into from their counts
 _USUAL_NEIGHBORS = 15
+_OWN_GRAPH = "sctag_neighbors"  # where `pp.build_graph` writes unless it is told otherwise
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrainingInputs:
         batches = batch_numbers(adata, batch_key)
         counts, source = find_counts(adata, layer, check_values=check_values)
         graph = dict(adata.uns[neighbors_key].get("params", {}))
+        _compare_batch_keys(graph, neighbors_key, None if batches is None else batch_key)
         return cls(
             counts=counts[:, genes],
             totals=totals_of(counts, genes),
@@ -122,6 +124,20 @@ def graph_of(adata: AnnData, neighbors_key: str, what: str) -> sparse.csr_matrix
         msg = f"The graph {neighbors_key!r} has negative or non-finite weights; rebuild it."
         raise ValueError(msg)
     return weights
+
+
+def _compare_batch_keys(graph: dict[str, Any], neighbors_key: str, batch_key: str | None) -> None:
+    """Warn where only one of graph and run knows the batches: the other keeps them apart."""
+    of_graph = graph.get("batch_key")
+    # Graphs of other tools, and on their representations, may be corrected without saying so.
+    silent = of_graph is None and (neighbors_key != _OWN_GRAPH or graph.get("use_rep") not in _OF_GENES)
+    if of_graph == batch_key or silent:
+        return
+    told = {name: "no batch_key" if name is None else f"batch_key={name!r}" for name in (of_graph, batch_key)}
+    logg.warn(
+        f"The graph was built with {told[of_graph]}, and this run has {told[batch_key]}: batches may stay apart. Give "
+        "both calls the same `batch_key=`."
+    )
 
 
 def totals_of(counts: sparse.csr_matrix, genes: NDArray[np.bool_] | None) -> NDArray[np.float64]:

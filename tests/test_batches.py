@@ -98,6 +98,21 @@ def test_one_batch_is_none(batched, short):
     np.testing.assert_array_equal(batched.obsm["X_sctag"], plain.obsm["X_sctag"])
 
 
+def test_a_graph_and_a_run_that_differ_are_told(batched, short):
+    sctag.pp.build_graph(batched)
+    sctag.pp.build_graph(batched, batch_key="donor", key_added="within")
+    sctag.pp.build_graph(batched, key_added="of_another_tool")
+    batched.obsm["X_corrected"] = batched.obsm["X_pca"]
+    with pytest.warns(UserWarning, match=r"built with no batch_key, and this run has batch_key='donor'"):
+        sctag.tl.sctag(batched, 3, batch_key="donor", **short)
+    with pytest.warns(UserWarning, match=r"built with batch_key='donor', and this run has no batch_key"):
+        sctag.tl.sctag(batched, 3, neighbors_key="within", **short)
+    # what may be corrected without saying so is left alone: warnings are errors here
+    sctag.tl.sctag(batched, 3, batch_key="donor", neighbors_key="of_another_tool", **short)
+    sctag.pp.build_graph(batched, use_rep="X_corrected")
+    sctag.tl.sctag(batched, 3, batch_key="donor", **short)
+
+
 def test_what_is_refused(batched, unchanged):
     sctag.pp.build_graph(batched)
     batched.obs["gaps"] = batched.obs["donor"].where(batched.obs["donor"] == "a")

@@ -65,9 +65,9 @@ def embedding(
     if basis is None or color is None:
         require_result(adata, key)
     if basis is None:
-        basis = f"X_{key}_umap"
-        if basis not in adata.obsm:
-            adata.obsm[basis] = _umap(adata, key)
+        basis = f"{key}_umap"  # the axes are named like this
+        if f"X_{basis}" not in adata.obsm:
+            adata.obsm[f"X_{basis}"] = _umap(adata, key)
     plot = getattr(sc.pl, "embedding", None) or sc.pl.legacy.embedding  # scanpy 2 moves it
     return plot(adata, basis, color=key if color is None else color, **kwargs)
 

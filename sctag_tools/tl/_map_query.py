@@ -84,7 +84,8 @@ def map_query(
     KeyError
         If the reference holds no such result or no model, or the representation is missing.
     ValueError
-        If fewer than half of the genes are found, the counts are no counts, or a cell has none.
+        If fewer than half of the genes are found, the counts are no counts, a cell has none, or ``adata`` holds a run
+        of its own under this name.
     FileNotFoundError
         If the folder holds no model.
     NotImplementedError
@@ -110,6 +111,7 @@ def map_query(
     require_own_key(adata, key_added)
     model = model_of(reference, key)
     trained = model.trained
+    _keep_own_run(adata, key_added)
 
     start = logg.info("mapping cells to a scTAG reference")
     placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values, function=_FUNCTION)
@@ -135,6 +137,13 @@ def map_query(
         f"    '{key_added}_confidence', '{key_added}_novelty' (adata.obs)\n    {key_added!r}, parameters (adata.uns)",
     )
     return adata if copy else None
+
+
+def _keep_own_run(adata: AnnData, key: str) -> None:
+    """Raise ValueError if the cells hold a run of their own under ``key``, which took minutes and holds a model."""
+    if "history" in adata.uns.get(key, {}):
+        msg = f"adata holds a run of its own under {key!r}; choose another name for what is mapped with `key_added=`."
+        raise ValueError(msg)
 
 
 def model_of(reference: AnnData | ScTAG | str | os.PathLike[str], key: str) -> ScTAG:

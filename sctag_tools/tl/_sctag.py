@@ -108,7 +108,8 @@ def sctag(
         Of the presets ``"reference"`` and ``"paper"`` alone: highly variable genes that they choose themselves.
     resolution
         When the number of clusters is chosen: above 1 for finer clusters, below 1 for coarser ones. A split needs to
-        be kept together by less than ``resolution / (1 + resolution)`` of the partitions.
+        be kept together by less than ``resolution / (1 + resolution)`` of the partitions. Not used if ``n_clusters`` is
+        given.
     n_networks
         Networks that are trained; more cost more time and agree better between seeds.
     n_hops

@@ -29,6 +29,7 @@ def test_default_is_the_umap_of_the_latent(clustered, same):
     assert np.isfinite(umap).all()
     assert isinstance(ax, Axes)
     assert ax.get_title() == "sctag"
+    assert ax.get_xlabel() == "sctag_umap1"
     np.testing.assert_allclose(np.sort(_points(ax), axis=0), np.sort(umap, axis=0), rtol=1e-5)
     assert len(clustered.uns["sctag_colors"]) == 3
     # nothing else was written: the user's own graph and UMAP stay
