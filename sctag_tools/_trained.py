@@ -89,12 +89,19 @@ class Trained:
         kept = entry["model"]
         try:
             arrays = {name: np.asarray(array) for name, array in kept["arrays"].items()}
-            record = {**json.loads(str(kept["record"])), "run": {**entry}}
-            del record["run"]["model"]
+            run = {name: _plain(part) for name, part in entry.items() if name != "model"}
+            record = {**json.loads(str(kept["record"])), "run": run}
         except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
             msg = f"adata.uns[{key!r}]['model'] is damaged ({error}); run `sctag.tl.sctag(adata)` again."
             raise ValueError(msg) from error
         return cls.unpack(arrays, record)
+
+
+def _plain(value: Any) -> Any:
+    """Python's own numbers: anndata before 0.12 reads numpy's from files, and JSON takes none of these."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _listed(array: NDArray[np.float64]) -> Any:

@@ -401,6 +401,15 @@ def test_the_kept_model_survives_files_and_copies(clustered, model, tmp_path, su
     np.testing.assert_array_equal(sctag.ScTAG.load(tmp_path / "from_file").predict(), model.predict())
 
 
+def test_numbers_that_a_file_gave_back_as_numpys_are_saved(clustered, tmp_path):
+    params = clustered.uns["sctag"]["params"]
+    assert {int, bool, float} <= {type(value) for value in params.values()}
+    of_file = {name: value if value is None else np.array(value)[()] for name, value in params.items()}
+    clustered.uns["sctag"]["params"] = of_file
+    sctag.ScTAG.from_anndata(clustered).save(tmp_path / "model")
+    assert sctag.ScTAG.load(tmp_path / "model").params_ == params
+
+
 def test_the_number_of_clusters_that_was_chosen_comes_back(graphed, short, tmp_path, same):
     sctag.tl.sctag(graphed, save=tmp_path / "model", **short)
     back = sctag.ScTAG.load(tmp_path / "model")

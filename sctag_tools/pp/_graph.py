@@ -239,7 +239,7 @@ def _connect(found: Neighbors, *, metric: str, random_state: int, key_added: str
     from anndata import AnnData
 
     n = len(found.indices)
-    graph = AnnData(obsm={"X_pca": np.zeros((n, 1), dtype=np.float32)})
+    graph = AnnData(shape=(n, 0), obsm={"X_pca": np.zeros((n, 1), dtype=np.float32)})
     verbosity = sc.settings.verbosity
     sc.settings.verbosity = 0  # its report would name slots of the temporary
     try:
