@@ -52,10 +52,10 @@ def _inputs(counts: sparse.csr_matrix, random_state: int, n_top_genes: int) -> P
     adata = AnnData(sparse.csr_matrix(sparse.csr_matrix(counts).ceil(), dtype=np.float32))
     genes, _ = sc.pp.filter_genes(adata, min_counts=1, inplace=False)
     cells, _ = sc.pp.filter_cells(adata[:, genes], min_counts=1, inplace=False)
-    adata = adata[cells, genes].copy()
-    if min(adata.shape) < 2:
-        msg = f"Too little is left without empty cells and genes: {adata.n_obs} cells, {adata.n_vars} genes."
+    if min(cells.sum(), genes.sum()) < 2:
+        msg = f"Too little is left without empty cells and genes: {cells.sum()} cells, {genes.sum()} genes."
         raise ValueError(msg)
+    adata = adata[cells, genes].copy()
     totals = np.asarray(adata.X.sum(axis=1)).ravel()
     size_factors = np.asarray(totals / np.median(totals), dtype=np.float32)
     sc.pp.normalize_total(adata)

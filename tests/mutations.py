@@ -103,8 +103,8 @@ MUTATIONS = [
     Mutation(
         "_core/graph.py",
         "graph: self-loops",
-        "adjacency.setdiag(0)",
-        "adjacency.setdiag(1)",
+        "adjacency.data[adjacency.indices == rows] = 0",
+        "adjacency.data[adjacency.indices == rows] = 1",
         "core/test_graph.py::test_self_loops_are_dropped",
     ),
     Mutation(
@@ -347,7 +347,7 @@ MUTATIONS = [
     Mutation(
         "_core/novelty.py",
         "novelty: depth left in",
-        "cells.unexplained - self._of_depth(np.log1p(cells.depth))",
+        "cells.unexplained - self._of_depth(_log(cells.depth))",
         "cells.unexplained",
         "core/test_novelty.py::test_shallow_cells_are_not_new_for_being_shallow",
     ),

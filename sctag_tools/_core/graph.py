@@ -22,7 +22,8 @@ def normalise_adjacency(weights: sparse.spmatrix | sparse.sparray) -> sparse.csr
     Returns (n, n) CSR, float32.
     """
     adjacency = sparse.csr_matrix(weights, dtype=np.float64, copy=True)
-    adjacency.setdiag(0)
+    rows = np.repeat(np.arange(adjacency.shape[0]), np.diff(adjacency.indptr))
+    adjacency.data[adjacency.indices == rows] = 0  # setdiag would store entries where there are none
     adjacency.eliminate_zeros()
     adjacency.sort_indices()
     degree = np.asarray(adjacency.sum(axis=1)).ravel()

@@ -83,7 +83,7 @@ class Yardstick:
         self._k, self._metric = min(n_neighbors, len(landmarks) - 1), metric
         own = np.arange(len(landmarks))
         self._spacing = nearest_others(self._position, self._position, own, self._k, metric)[0].mean(axis=1)
-        depths = np.log1p(sample.depth)
+        depths = _log(sample.depth)
         degree = min(2, len(np.unique(depths)) - 1)
         self._of_depth = np.polynomial.Polynomial.fit(depths, sample.unexplained, degree, domain=[0, 1])
         place = np.searchsorted(landmarks, rows)
@@ -111,7 +111,11 @@ class Yardstick:
             [
                 np.log((distances.mean(axis=1) + _TINY) / (around + _TINY)),
                 np.log(in_latent.mean(axis=1) + _TINY),
-                cells.unexplained - self._of_depth(np.log1p(cells.depth)),
+                cells.unexplained - self._of_depth(_log(cells.depth)),
             ],
             axis=1,
         )
+
+
+def _log(depth: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.log1p(depth).astype(np.float64)  # numpy 1 fits float32 in float32, where close depths count as one
