@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import matplotlib as mpl
 mpl.use("agg")
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # or the number of threads, and rounding, would depend on what else runs
 
+import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -128,6 +129,20 @@ def as_format(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
         return FORMATS[name](dense.astype(dtype))
 
     return convert
+
+
+@pytest.fixture
+def writes_zarr() -> Callable[[int], AbstractContextManager[object]]:
+    """A block in which anndata writes zarr in this format."""
+
+    def block(zarr_format: int) -> AbstractContextManager[object]:
+        if hasattr(ad.settings, "zarr_write_format"):
+            return ad.settings.override(zarr_write_format=zarr_format)
+        if zarr_format != 2:
+            pytest.skip("anndata before 0.12 writes format 2 alone")
+        return nullcontext()
+
+    return block
 
 
 @pytest.fixture

@@ -54,8 +54,8 @@ def test_every_call_gives_a_new_object() -> None:
 
 
 def test_no_warning_reaches_the_user() -> None:
-    code = "import scanpy, warnings; from sctag_tools.datasets import pbmc68k_reduced as f; "
-    code += "warnings.simplefilter('error'); f()"
+    code = "import scanpy, warnings; from sctag_tools.datasets import pbmc68k_reduced as f\n"
+    code += "with warnings.catch_warnings(action='error'): f()"  # no longer: zarr 2 warns of itself at exit
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 

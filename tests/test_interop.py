@@ -220,11 +220,11 @@ def test_a_mudata_is_refused_with_the_way_to_its_modality(multimodal, clustered,
 @pytest.mark.filterwarnings("ignore:Writing zarr v2 data will no longer be the default:UserWarning")
 @pytest.mark.filterwarnings("ignore:zarr v3 autosharding will be the default:UserWarning")
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
-def test_a_zarr_store_goes_on_where_it_was_written(clustered, blobs, tmp_path, zarr_format, same):
+def test_a_zarr_store_goes_on_where_it_was_written(clustered, blobs, tmp_path, zarr_format, writes_zarr, same):
     pytest.importorskip("zarr")
     query, expected = blobs[:20].copy(), blobs[:20].copy()
     sctag.tl.map_query(expected, clustered)
-    with anndata.settings.override(zarr_write_format=zarr_format):
+    with writes_zarr(zarr_format):
         clustered.write_zarr(tmp_path / "reference.zarr")
         query.write_zarr(tmp_path / "query.zarr")
     reference, query = (sctag.read(tmp_path / f"{name}.zarr") for name in ("reference", "query"))
@@ -237,7 +237,7 @@ def test_a_zarr_store_goes_on_where_it_was_written(clustered, blobs, tmp_path, z
     sctag.tl.denoise(reference)
     sctag.tl.denoise(clustered)
     np.testing.assert_array_equal(reference.layers["sctag_denoised"], clustered.layers["sctag_denoised"])
-    with anndata.settings.override(zarr_write_format=zarr_format):
+    with writes_zarr(zarr_format):
         query.write_zarr(tmp_path / "mapped.zarr")
     assert_same_place(anndata.read_zarr(tmp_path / "mapped.zarr"), expected)
 

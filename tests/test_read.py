@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from anndata import AnnData
 from scipy import io, sparse
 
+import sctag_tools
 from sctag_tools._read import read
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -48,8 +50,8 @@ def _example() -> AnnData:
     return AnnData(sparse.csr_matrix(COUNTS), obs=obs, var=pd.DataFrame(index=GENES))
 
 
-def _write_zarr(path: Path, zarr_format: int) -> Path:
-    with warnings.catch_warnings(), anndata.settings.override(zarr_write_format=zarr_format):
+def _write_zarr(path: Path, in_format: AbstractContextManager[object]) -> Path:
+    with warnings.catch_warnings(), in_format:
         warnings.simplefilter("ignore")
         _example().write_zarr(path)
     return path
@@ -125,23 +127,23 @@ def test_path_as_string(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_zarr_folder(tmp_path: Path, zarr_format: int) -> None:
-    adata = read(_write_zarr(tmp_path / "a.zarr", zarr_format))
+def test_zarr_folder(tmp_path: Path, zarr_format: int, writes_zarr) -> None:
+    adata = read(_write_zarr(tmp_path / "a.zarr", writes_zarr(zarr_format)))
     _check(adata)
     assert list(adata.obs["cell_type"]) == LABELS
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_zarr_zip(tmp_path: Path, zarr_format: int) -> None:
-    folder = _write_zarr(tmp_path / "a.zarr", zarr_format)
+def test_zarr_zip(tmp_path: Path, zarr_format: int, writes_zarr) -> None:
+    folder = _write_zarr(tmp_path / "a.zarr", writes_zarr(zarr_format))
     shutil.make_archive(str(folder), "zip", folder)
     adata = read(tmp_path / "a.zarr.zip")
     _check(adata)
     assert list(adata.obs["cell_type"]) == LABELS
 
 
-def test_damaged_zarr(tmp_path: Path) -> None:
-    folder = _write_zarr(tmp_path / "a.zarr", 2)
+def test_damaged_zarr(tmp_path: Path, writes_zarr) -> None:
+    folder = _write_zarr(tmp_path / "a.zarr", writes_zarr(2))
     shutil.rmtree(folder / "obs")
     with pytest.raises(ValueError, match="could not be read as zarr"):
         read(folder)
@@ -497,7 +499,7 @@ def test_module_is_cheap_to_import() -> None:
         "spec.loader.exec_module(importlib.util.module_from_spec(spec)); "
         "print([name for name in ('scanpy', 'anndata', 'h5py', 'numpy', 'torch') if name in sys.modules])"
     )
-    source = Path(__file__).parents[1] / "sctag_tools" / "_read.py"
+    source = Path(sctag_tools.__file__).parent / "_read.py"
     done = subprocess.run([sys.executable, "-c", code, str(source)], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 
