@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from os import PathLike
 
     import h5py
     import numpy as np
@@ -18,15 +17,17 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 ORIGINAL_LAYOUT = "HDF5 of the scTAG layout"
+_TABLE = "csv, tsv or txt table (also .gz)"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _ZARR_MARKERS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 _MTX_NAMES = ("matrix.mtx", "matrix.mtx.gz")
-_TEXT_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}
+_MTX_COMPANIONS = ("barcodes.tsv", "features.tsv", "genes.tsv")
+_SHOWN = 5  # entries of a folder that a message names
 _BLOCK_VALUES = 1 << 24
 
 
-def read(path: str | PathLike[str]) -> AnnData:
+def read(path: str | os.PathLike[str], *, transpose: bool = False) -> AnnData:
     r"""Read a file or folder of counts, whatever its format.
 
     HDF5 files are told apart by what they hold, not by their suffix.
@@ -45,7 +46,10 @@ def read(path: str | PathLike[str]) -> AnnData:
     path
         An `.h5ad` or other HDF5 file, a `.loom` file, a zarr folder or `.zarr.zip`, a folder of 10x `matrix.mtx`,
         or a `.csv`, `.tsv` or `.txt` table (also `.gz`) with cells in rows, genes in columns,
-        gene names in the first row and cell names in the first column.
+        gene names in the first row and cell names in the first column. Commas, semicolons, tabs or, without any of
+        these, spaces separate its fields.
+    transpose
+        Whether the table has genes in rows and cells in columns, as those of GEO and of R usually do. Of tables alone.
 
     Returns
     -------
@@ -58,7 +62,8 @@ def read(path: str | PathLike[str]) -> AnnData:
     FileNotFoundError
         `path` does not exist.
     ValueError
-        The format is not one of the above, or the file is damaged or contradicts itself.
+        The format is not one of the above, the file is damaged or contradicts itself, or a table holds something else
+        than counts or seems to have genes where cells are expected.
     ImportError
         A loom file is given and loompy is not installed.
 
@@ -80,23 +85,42 @@ def read(path: str | PathLike[str]) -> AnnData:
     a   2.0   0.0
     b   0.0   1.0
     """
+    from ._checks import check_flag
+
+    check_flag("transpose", transpose)
+    if not os.fspath(path):  # else it would be the folder that Python runs in
+        msg = "The path is empty; name a file or a folder."
+        raise ValueError(msg)
     path = Path(path)
     if not path.exists():
         msg = f"{path} does not exist."
         raise FileNotFoundError(msg)
-    adata = _read_as(recognise(path), path)
+    kind = recognise(path)
+    if transpose:
+        _check_transposable(kind, path)
+    adata = _read_as(kind, path, **({"transpose": True} if transpose else {}))
     adata.var_names_make_unique()
     return adata
 
 
-def _read_as(kind: str, path: Path) -> AnnData:
+def _check_transposable(kind: str, path: Path) -> None:
+    from ._errors import AdvisedError
+
+    if kind != _TABLE:
+        problem = f"Only a table can be transposed on reading; {path} is {kind}, which knows its cells from its genes."
+        raise AdvisedError(problem, "Leave out `transpose=True`.", "Leave out `--transpose`.")
+
+
+def _read_as(kind: str, path: Path, **options: bool) -> AnnData:
     """Run the reader of one format; whatever a damaged file makes it raise becomes a ValueError."""
+    from ._errors import AdvisedError
+
     try:
         with warnings.catch_warnings():
             # `read` makes them unique right afterwards
             warnings.filterwarnings("ignore", message="Variable names are not unique", category=UserWarning)
-            return _READERS[kind](path)
-    except (ImportError, MemoryError, PermissionError, Warning):
+            return _READERS[kind](path, **options)
+    except (AdvisedError, ImportError, MemoryError, PermissionError, Warning):
         raise
     except Exception as error:
         msg = f"{path} could not be read as {kind}; it may be damaged or incomplete. {error}"
@@ -106,29 +130,43 @@ def _read_as(kind: str, path: Path) -> AnnData:
 def recognise(path: Path) -> str:
     """Key of `_READERS` for a file or folder."""
     if path.is_dir():
-        kind = _folder_kind(path)
-    else:
-        with path.open("rb") as file:
-            magic = file.read(len(_HDF5_MAGIC))
-        if magic == _HDF5_MAGIC:
-            return _hdf5_kind(path)
-        kind = _plain_kind(path, magic)
-    if kind is None:
-        msg = f"{path} is in none of the readable formats: {', '.join(_READERS)}."
-        raise ValueError(msg)
-    return kind
+        return _folder_kind(path)
+    with path.open("rb") as file:
+        magic = file.read(len(_HDF5_MAGIC))
+    return _hdf5_kind(path) if magic == _HDF5_MAGIC else _plain_kind(path, magic)
 
 
-def _folder_kind(path: Path) -> str | None:
+def _folder_kind(path: Path) -> str:
     if any((path / marker).exists() for marker in _ZARR_MARKERS):
         return "zarr"
-    return "10x mtx folder" if any((path / name).exists() for name in _MTX_NAMES) else None
+    if _holds_mtx(path):
+        return "10x mtx folder"
+    entries = sorted(entry.name for entry in path.iterdir())
+    found = ", ".join(map(repr, entries[:_SHOWN])) + (", ..." if len(entries) > _SHOWN else "")
+    msg = (
+        f"{path} is in none of the readable formats: a folder without {' or '.join(_MTX_NAMES)} of 10x, and no zarr "
+        f"store. It holds {found or 'nothing'}; if one of these is meant, pass that."
+    )
+    raise ValueError(msg)
 
 
-def _plain_kind(path: Path, magic: bytes) -> str | None:
+def _holds_mtx(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _MTX_NAMES)
+
+
+def _plain_kind(path: Path, magic: bytes) -> str:
+    from ._table import text_suffix
+
     if magic.startswith(_ZIP_MAGIC):
         return "zarr"
-    return "csv, tsv or txt table (also .gz)" if _text_suffix(path) in _TEXT_DELIMITERS else None
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".mtx") or (name in _MTX_COMPANIONS and _holds_mtx(path.parent)):
+        msg = f"{path} is a part of a 10x matrix; pass the folder that holds it, {path.parent}."
+        raise ValueError(msg)
+    if text_suffix(path) is None:
+        msg = f"{path} is in none of the readable formats: {', '.join(_READERS)}."
+        raise ValueError(msg)
+    return _TABLE
 
 
 def _hdf5_kind(path: Path) -> str:
@@ -220,40 +258,10 @@ def _read_10x_mtx(path: Path) -> AnnData:
     return sc.read_10x_mtx(path)
 
 
-def _text_suffix(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+def _read_text(path: Path, *, transpose: bool = False) -> AnnData:
+    from ._table import read_table
 
-
-def _read_text(path: Path) -> AnnData:
-    from anndata.io import read_text
-
-    header = _header_line(path)
-    delimiter = _TEXT_DELIMITERS[_text_suffix(path)]
-    if delimiter is None and "\t" in header:
-        delimiter = "\t"
-    if _is_number(header.split(delimiter)[-1]):
-        # anndata would take such a row for a cell
-        msg = f"The first row must hold the gene names, but it ends with the number {header.split(delimiter)[-1]}."
-        raise ValueError(msg)
-    return read_text(path, delimiter, first_column_names=True)
-
-
-def _header_line(path: Path) -> str:
-    """First line that is neither empty nor a comment."""
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        line = next((line.rstrip("\r\n") for line in lines if line.strip("\r\n") and not line.startswith("#")), "")
-    if not line:
-        msg = "The file holds no table."
-        raise ValueError(msg)
-    return line
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return read_table(path, transpose=transpose)
 
 
 def _read_sctag_layout(path: Path) -> AnnData:
@@ -362,13 +370,13 @@ def _label_categories(labels: np.ndarray[Any, Any]) -> pd.Categorical:
     return categorical.rename_categories([str(label) for label in categorical.categories])
 
 
-_READERS: dict[str, Callable[[Path], AnnData]] = {
+_READERS: dict[str, Callable[..., AnnData]] = {
     "h5ad": _read_h5ad,
     "zarr": _read_zarr,
     "loom": _read_loom,
     "10x h5": _read_10x_h5,
     "10x mtx folder": _read_10x_mtx,
-    "csv, tsv or txt table (also .gz)": _read_text,
+    _TABLE: _read_text,
     ORIGINAL_LAYOUT: _read_sctag_layout,
     "HDF5 with X and Y": _read_x_y_layout,
 }

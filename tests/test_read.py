@@ -483,7 +483,6 @@ def test_truncated_gzip(tmp_path: Path) -> None:
         (",0,1\nc0,1,2\n", "must hold the gene names, but it ends with the number 1"),
         (",g0,g1\nc0,1,many\n", "many"),
         (",g0,g1\nc0,1,2\nc1,1\n", "Length of first line"),
-        ("cell\tg0\nc0\t1\n", "Did not find delimiter ','"),
         (",g0\n", "could not be read"),
     ],
 )
