@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike
 
+_USUAL_KEY = "sctag"
+
 
 def accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     """Compute the share of cells whose cluster is matched with their label.
@@ -121,7 +123,7 @@ def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     return float(adjusted_rand_score(*_paired_codes(labels_true, labels_pred)))
 
 
-def score(adata: AnnData, label_key: str, *, key: str = "sctag") -> dict[str, float]:
+def score(adata: AnnData, label_key: str, *, key: str = _USUAL_KEY) -> dict[str, float]:
     """Compare a clustering with known labels.
 
     Cells without a label (missing values in `adata.obs[label_key]`) are left out.
@@ -159,7 +161,8 @@ def score(adata: AnnData, label_key: str, *, key: str = "sctag") -> dict[str, fl
     >>> score(adata, "bulk_labels")
     {'ACC': 1.0, 'NMI': 1.0, 'ARI': 1.0}
     """
-    clusters = _column(adata, key, "Run `sctag_tools.tl.sctag` first.")
+    advice = "Run `sctag_tools.tl.sctag` first." if key == _USUAL_KEY else "Give the column that holds the clusters."
+    clusters = _column(adata, key, advice)
     labels = _column(adata, label_key, "Give the column that holds the known labels.")
     labelled = labels.notna().to_numpy()
     if not labelled.any():

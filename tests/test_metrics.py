@@ -127,10 +127,21 @@ def test_score_of_another_column(labelled: AnnData) -> None:
     assert score(labelled, "cell_type", key="leiden") == {"ACC": 1.0, "NMI": 1.0, "ARI": 1.0}
 
 
+def test_score_before_a_run(labelled: AnnData) -> None:
+    del labelled.obs["sctag"]
+    with pytest.raises(KeyError, match=r"no column 'sctag', .*Run `sctag_tools\.tl\.sctag` first"):
+        score(labelled, "cell_type")
+
+
 @pytest.mark.parametrize(
     ("label_key", "key", "error", "match"),
     [
-        ("cell_type", "other", KeyError, r"no column 'other', only \['cell_type', .*Run `sctag_tools.tl.sctag` first"),
+        (
+            "cell_type",
+            "other",
+            KeyError,
+            r"no column 'other', only \['cell_type', .*\]\. Give the column that holds the",
+        ),
         ("celltype", "sctag", KeyError, r"no column 'celltype', only \['cell_type', .*holds the known labels"),
         ("empty", "sctag", ValueError, r"No cell has a label in adata.obs\['empty'\]"),
         ("sctag", "cell_type", ValueError, "labels_pred has 1 missing values"),
