@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from . import _logging as logg
+from ._errors import AdvisedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +135,7 @@ def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tup
     """
     matrix, name = _choose_matrix(adata, layer)
     if check_values:
-        _check_counts(matrix, name, is_logged=name == "X" and "log1p" in adata.uns)
+        _check_counts(adata, matrix, name)
     if name != (layer or "X"):
         logg.info(f"    using the raw counts in adata.layers[{name!r}], since adata.X holds none")
     return sparse.csr_matrix(matrix, dtype=np.float32), name
@@ -154,29 +155,41 @@ def _choose_matrix(adata: AnnData, layer: str | None) -> tuple[object, str]:
     return adata.X, "X"
 
 
-def _check_counts(matrix: object, name: str, *, is_logged: bool) -> None:
+def _check_counts(adata: AnnData, matrix: object, name: str) -> None:
     where = "adata.X" if name == "X" else f"adata.layers[{name!r}]"
-    advice = f"Keep the raw counts before normalising, `{_KEEP_COUNTS}`, or name their layer with `layer=`."
     stored = values(matrix)
     if not np.isfinite(stored).all():
-        msg = f"{where} holds NaN or infinite values, raw counts are needed. {advice}"
-        raise ValueError(msg)
+        raise _no_counts(adata, f"{where} holds NaN or infinite values, raw counts are needed.")
     if (stored < 0).any():
-        msg = f"{where} holds negative values, raw counts are needed. {advice}"
-        raise ValueError(msg)
+        raise _no_counts(adata, f"{where} holds negative values, raw counts are needed.")
     if holds_counts(matrix):
         return
+    is_logged = name == "X" and "log1p" in adata.uns
     if is_logged or stored.max(initial=0) < _LOG_CEILING:
-        msg = f"{where} looks log-normalised, raw counts are needed. {advice} `check_values=False` skips this check."
-        raise ValueError(msg)
+        raise _no_counts(
+            adata, f"{where} looks log-normalised, raw counts are needed.", "`check_values=False` skips this check."
+        )
     msg = f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM)."
     logg.warn(msg)
+
+
+def _no_counts(adata: AnnData, problem: str, python: str = "") -> AdvisedError:
+    """The error for values that no count likelihood can be fitted to, with the way to where the counts are."""
+    if adata.raw is not None and holds_counts(adata.raw.X):
+        problem = f"{problem} adata.raw holds counts of the same cells:"
+        call = "adata.raw.to_adata()"
+        command = f"in Python, `{call}.write_h5ad('counts.h5ad')` writes a file of them."
+        return AdvisedError(problem, f"`adata = {call}` takes them. {python}".rstrip(), command)
+    advice = f"Keep the raw counts before normalising, `{_KEEP_COUNTS}`, or name their layer with"
+    return AdvisedError(problem, f"{advice} `layer=`. {python}".rstrip(), f"{advice} `--layer`.")
 
 
 def require_result(adata: AnnData, key: str) -> None:
     """Raise KeyError unless a run of this name is in ``adata``."""
     if key not in adata.uns or f"X_{key}" not in adata.obsm:
-        msg = f"There is no scTAG result {key!r} in adata. Run `sctag.tl.sctag(adata)` first, or name one with `key=`."
+        held = [name for name in adata.uns if f"X_{name}" in adata.obsm and f"{name}_proba" in adata.obsm]
+        advice = f"There are {held}; name one with `key=`" if held else "Run `sctag.tl.sctag(adata)` first"
+        msg = f"There is no scTAG result {key!r} in adata. {advice}."
         raise KeyError(msg)
 
 

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from . import _logging as logg
 from ._adata import find_counts, require_in_memory
+from ._errors import AdvisedError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -72,15 +73,23 @@ def _columns(adata: AnnData, genes: list[str]) -> NDArray[np.int64]:
     columns: NDArray[np.int64] = np.asarray(pd.Index(adata.var_names).get_indexer(genes), dtype=np.int64)
     missing = int((columns < 0).sum())
     if len(genes) - missing < _FEWEST * len(genes):
-        msg = (
-            f"Only {len(genes) - missing} of the model's {len(genes)} genes are in the query, too few to place its "
-            f"cells. The model's are named like {genes[0]!r}, the query's like {adata.var_names[0]!r}; a query keeps "
-            "all its genes, do not choose highly variable ones in it."
-        )
-        raise ValueError(msg)
+        raise _too_few_genes(adata, genes, columns)
     if missing:
         logg.warn(f"{missing} of the model's {len(genes)} genes are not in the query; they are treated as hidden.")
     return columns
+
+
+def _too_few_genes(adata: AnnData, genes: list[str], columns: NDArray[np.int64]) -> AdvisedError:
+    """The error for a query with few of the model's genes, with what its names tell about the reason."""
+    found = int((columns >= 0).sum())
+    problem = f"Only {found} of the model's {len(genes)} genes are in the query, too few to place its cells."
+    if int(adata.obs_names.isin(genes).sum()) > found:
+        problem = f"{problem} Its rows are named like the model's genes:"
+        return AdvisedError(problem, "turn it, `adata.T`.", "turn a table with `--transpose`.")
+    others = adata.var_names[~adata.var_names.isin(genes)]
+    if len(others):  # names that both have would show no difference
+        problem = f"{problem} Only the model has names like {genes[columns.argmin()]!r}, only the query {others[0]!r}."
+    return AdvisedError(problem, "A query keeps all its genes, do not choose highly variable ones in it.")
 
 
 def _in_order(counts: sparse.csr_matrix, columns: NDArray[np.int64]) -> sparse.csr_matrix:

@@ -125,7 +125,7 @@ def test_missing_result(graphed, unchanged):
 
 
 def test_missing_key(clustered, unchanged):
-    with unchanged(clustered), pytest.raises(KeyError, match=r"no scTAG result 'none'.*`key=`"):
+    with unchanged(clustered), pytest.raises(KeyError, match=r"no scTAG result 'none'.*There are \['sctag'\].*`key=`"):
         sctag.pl.embedding(clustered, key="none")
 
 

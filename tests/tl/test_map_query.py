@@ -205,15 +205,31 @@ def test_half_of_the_genes_are_enough_and_fewer_are_not(reference, query, unchan
     with pytest.warns(UserWarning, match="60 of the model's 120 genes"):
         sctag.tl.map_query(half, reference)
     fewer = query[:, 2::2].copy()
-    match = r"Only 59 of the model's 120 genes .*named like 'x0', the query's like 'x2'"
+    fewer.var_names = [*fewer.var_names[:-1], "x120"]
+    match = r"Only 58 of .*Only the model has names like 'x0', only the query 'x120'\. A query keeps"
     with unchanged(fewer), pytest.raises(ValueError, match=match):
         sctag.tl.map_query(fewer, reference)
 
 
 def test_other_names_are_shown(reference, query, unchanged):
     query.var_names = [f"ENSG{i:05}" for i in range(120)]
-    with unchanged(query), pytest.raises(ValueError, match=r"Only 0 .*like 'x0', the query's like 'ENSG00000'"):
+    with unchanged(query), pytest.raises(ValueError, match=r"Only 0 .*names like 'x0', only the query 'ENSG00000'"):
         sctag.tl.map_query(query, reference)
+
+
+def test_names_are_not_compared_where_none_differs(reference, query):
+    fewer = query[:, 2::2].copy()
+    with pytest.raises(ValueError, match=r"Only 59 of .* to place its cells\. A query keeps all its genes"):
+        sctag.tl.map_query(fewer, reference)
+
+
+def test_genes_in_the_rows_of_the_query_are_seen(reference, query, unchanged):
+    turned = query.T.copy()
+    with (
+        unchanged(turned),
+        pytest.raises(ValueError, match=r"rows are named like the model's genes: turn it, `adata\.T`"),
+    ):
+        sctag.tl.map_query(turned, reference)
 
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")

@@ -328,6 +328,32 @@ def test_logged_x_is_refused(graphed, unchanged, has_uns):
         sctag.tl.sctag(graphed, 3)
 
 
+def test_counts_in_raw_are_pointed_at(graphed, unchanged, short):
+    graphed.raw = graphed.copy()
+    _log(graphed)
+    match = r"adata\.X looks log-normalised.*adata\.raw holds counts .*`adata = adata\.raw\.to_adata\(\)`.*check_values"
+    with unchanged(graphed), pytest.raises(ValueError, match=match):
+        sctag.tl.sctag(graphed, 3)
+    graphed = graphed.raw.to_adata()
+    sctag.tl.sctag(graphed, 3, **short)
+    _check_result(graphed, 3)
+
+
+def test_counts_in_raw_are_pointed_at_where_x_is_scaled(graphed):
+    graphed.raw = graphed.copy()
+    graphed.X = graphed.X.toarray() - graphed.X.mean()
+    match = r"adata\.X holds negative values.*`adata = adata\.raw\.to_adata\(\)` takes them\.$"
+    with pytest.raises(ValueError, match=match):
+        sctag.tl.sctag(graphed, 3)
+
+
+def test_a_raw_without_counts_is_not_pointed_at(graphed):
+    _log(graphed)
+    graphed.raw = graphed.copy()
+    with pytest.raises(ValueError, match=r"looks log-normalised, raw counts are needed\. Keep the raw counts"):
+        sctag.tl.sctag(graphed, 3)
+
+
 def test_logged_x_of_large_values_is_refused(graphed, unchanged):
     """``uns["log1p"]`` alone says it, whatever the values."""
     _log(graphed)
