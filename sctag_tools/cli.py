@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+from ._errors import AdvisedError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,6 +23,7 @@ _ORIGINAL_LABELS = "cell_type1"
 _BUNDLED, _BUNDLED_LABELS = "pbmc68k_reduced", "bulk_labels"
 _TARGET_SUM = 1e4
 _SUFFIXES = {".h5ad", ".h5", ".hdf5", ".loom", ".zarr", ".csv", ".tsv", ".txt", ".gz", ".zip"}
+_Transpose = Annotated[bool, typer.Option("--transpose", help="The table has genes in rows, cells in columns.")]
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback signature)
@@ -95,6 +98,7 @@ def run(
         ),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the raw counts, if X does not hold them.")] = None,
+    transpose: _Transpose = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random draws.")] = 0,
     key: Annotated[str, typer.Option(help="Name of the results in the file.")] = "sctag",
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, cuda or mps.")] = "auto",
@@ -110,16 +114,18 @@ def run(
 ) -> None:  # fmt: skip
     """Cluster the cells of DATA; write the result, its UMAP, and print a table."""
     with _plain_messages():
-        adata, usual_labels = _load(data)
+        adata, usual_labels = _load(data, transpose=transpose)
         target = _target(data, out)
         label_key = _labels(adata, label_key, usual_labels)
+        options: dict[str, Any] = {
+            "preset": preset, "n_clusters": n_clusters, "resolution": resolution, "batch_key": batch_key,
+            "pretrain_epochs": pretrain_epochs, "cluster_epochs": maxiter, "accelerator": accelerator,
+            "devices": devices, "precision": precision, "random_state": seed, "key_added": key, "save": save_model,
+            "progress_bar": not quiet,
+        }  # fmt: skip
+        _check(adata, options)
         _preprocess(adata, highly_genes, layer, seed)
-        _cluster(
-            adata, n_neighbors, highly_genes, preset=preset, n_clusters=n_clusters, resolution=resolution,
-            batch_key=batch_key, pretrain_epochs=pretrain_epochs, cluster_epochs=maxiter, accelerator=accelerator,
-            devices=devices, precision=precision, random_state=seed, key_added=key, save=save_model,
-            progress_bar=not quiet,
-        )  # fmt: skip
+        _cluster(adata, n_neighbors, highly_genes, **options)
         _draw(adata, key, label_key, target.with_suffix(".png"))
         adata.write_h5ad(target)
     typer.echo(_table(adata, key))
@@ -136,6 +142,7 @@ def map_(
     ],
     out: Annotated[Path | None, typer.Option(help="Result file.  [default: ./QUERY_mapped.h5ad]")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the raw counts, if X does not hold them.")] = None,
+    transpose: _Transpose = False,
     use_rep: Annotated[
         str | None,
         typer.Option("--use-rep", "--use_rep", help="Representation in obsm that the model's graph was built on."),
@@ -149,7 +156,7 @@ def map_(
     from .tl import map_query
 
     with _plain_messages():
-        adata, usual_labels = _load(query)
+        adata, usual_labels = _load(query, transpose=transpose)
         target = _target(query, out, "mapped")
         label_key = _labels(adata, label_key, usual_labels)
         map_query(adata, model, layer=layer, use_rep=use_rep, key_added=key)
@@ -212,19 +219,28 @@ def _plain_messages() -> Iterator[None]:
         try:
             yield
         except (KeyError, OSError, TypeError, ValueError, ImportError, NotImplementedError, RuntimeError) as error:
-            message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            typer.echo(f"Error: {message}", err=True)
+            typer.echo(f"Error: {_said(error)}", err=True)
             raise typer.Exit(1) from error
 
 
-def _load(data: Path | None) -> tuple[AnnData, str | None]:
+def _said(error: Exception) -> str:
+    if isinstance(error, AdvisedError):
+        return error.on_command_line
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join([str(message), *getattr(error, "__notes__", ())])
+
+
+def _load(data: Path | None, *, transpose: bool) -> tuple[AnnData, str | None]:
     """The cells, and the column that usually holds their labels."""
     from . import datasets
     from ._read import ORIGINAL_LAYOUT, read, recognise
 
     if data is None:
+        if transpose:
+            msg = "--transpose is for a table of yours; name one."
+            raise ValueError(msg)
         return datasets.pbmc68k_reduced(), _BUNDLED_LABELS
-    adata = read(data)
+    adata = read(data, transpose=transpose)
     if adata.n_obs < 2:
         msg = f"Clustering needs at least 2 cells, {data} has {adata.n_obs}."
         raise ValueError(msg)
@@ -257,6 +273,26 @@ def _labels(adata: AnnData, label_key: str | None, usual: str | None) -> str | N
         msg = f"--label-key {label_key!r} is no column of obs; there are {list(adata.obs.columns)}."
         raise KeyError(msg)
     return label_key
+
+
+def _check(adata: AnnData, options: dict[str, Any]) -> None:
+    """Refuse at once what the steps would refuse after many seconds of preparation, by the same checks as theirs."""
+    from ._adata import batch_numbers, require_own_key
+    from ._checks import check_choice, check_name
+    from ._core.config import Config
+    from ._inputs import check_run_options
+    from ._model import check_model_folder
+    from ._types import Accelerator, Precision, Preset
+
+    for name, allowed in {"preset": Preset, "accelerator": Accelerator, "precision": Precision}.items():
+        check_choice(name, options[name], get_args(allowed))
+    check_run_options(options["n_clusters"], adata.n_obs, "sctag_neighbors", options["resolution"])
+    Config(pretrain_epochs=options["pretrain_epochs"], cluster_epochs=options["cluster_epochs"])
+    check_name("key_added", options["key_added"])
+    require_own_key(adata, options["key_added"])
+    batch_numbers(adata, options["batch_key"])
+    if options["save"] is not None:
+        check_model_folder(options["save"])
 
 
 def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, seed: int) -> None:

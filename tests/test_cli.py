@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import anndata
@@ -161,6 +162,31 @@ def test_without_data_the_bundled_set(same):
 # --- layouts and labels ---
 
 
+@pytest.fixture
+def tables(blobs) -> list[str]:
+    """The same cells with genes in columns and with genes in rows, under names that tell."""
+    table = blobs.to_df().astype(int).set_axis([f"RPL{i}" for i in range(blobs.n_vars)], axis=1)
+    table.to_csv("upright.csv")
+    table.T.to_csv("lying.csv")
+    return ["upright.csv", "lying.csv"]
+
+
+def test_a_table_with_genes_in_rows(tables, same):
+    upright, lying = tables
+    said = _fails(lying, *SHORT)
+    assert "lying.csv seems to have genes in rows" in said
+    assert said.endswith("Turn it: `--transpose`.\n")
+    assert _fails(upright, "--transpose").endswith("Leave out `--transpose`.\n")
+    for path, options in ((upright, []), (lying, ["--transpose"])):
+        _succeeds(path, *options, "--n-clusters", 3, *SHORT, "--out", f"{path}.h5ad")
+    same(*(_check_files(f"{path}.h5ad").obsm["X_sctag"] for path in tables))
+
+
+def test_transpose_is_for_tables(data):
+    assert _fails(data, "--transpose").endswith("Leave out `--transpose`.\n")
+    assert "--transpose is for a table of yours" in _fails("--transpose")
+
+
 def _write_original(path: str, blobs: AnnData, *, labels: bool = True, dense: bool = False) -> None:
     with h5py.File(path, "w") as file:
         if dense:
@@ -213,13 +239,24 @@ def test_counts_in_a_layer(blobs):
     sc.pp.normalize_total(blobs, target_sum=1e4)
     sc.pp.log1p(blobs)
     blobs.write_h5ad("logged.h5ad")
-    assert "layer" in _fails("logged.h5ad", *SHORT)
+    said = _fails("logged.h5ad", *SHORT)
+    assert said.endswith("or name their layer with `--layer`.\n")
+    assert "check_values" not in said
     out = _run("logged.h5ad", "--layer", "raw", "--n-clusters", 3, *SHORT)
     assert out.exit_code == 0, out.output
     adata = _check_files("logged_sctag.h5ad")
     assert (adata.layers["counts"] != blobs.layers["raw"]).nnz == 0
     np.testing.assert_allclose(adata.X.toarray(), blobs.X.toarray(), rtol=1e-5)
     assert "already log-transformed" not in out.output
+
+
+def test_counts_in_raw(blobs):
+    blobs.raw = blobs.copy()
+    sc.pp.log1p(blobs)
+    blobs.write_h5ad("raw.h5ad")
+    said = _fails("raw.h5ad", *SHORT)
+    assert "adata.raw holds counts of the same cells: in Python, `adata.raw.to_adata().write_h5ad(" in said
+    assert "check_values" not in said
 
 
 def test_cells_without_counts_are_left_out_and_said(blobs):
@@ -257,6 +294,15 @@ def test_damaged_file(data):
     assert "blobs.h5ad" in _fails(data)
 
 
+def test_what_to_install_is_said(monkeypatch):
+    with h5py.File("a.loom", "w") as file:
+        file["matrix"] = np.ones((2, 3))
+        for group in ("row_attrs", "col_attrs"):
+            file.create_group(group)
+    monkeypatch.setitem(sys.modules, "loompy", None)
+    assert _fails("a.loom").endswith("pip install loompy\n")
+
+
 def test_h5_without_exprs(blobs):
     with h5py.File("odd.h5", "w") as file:
         file["matrix_of_mine"] = blobs.X.toarray()
@@ -269,20 +315,41 @@ def test_h5_without_exprs(blobs):
     ("options", "match"),
     [
         (["--label-key", "none"], "--label-key 'none' is no column of obs; there are ['group']"),
-        (["--n-clusters", 151], "n_clusters=151 exceeds the 150 cells"),
-        (["--n-clusters", 0], "n_clusters must be at least 1"),
         (["--n-neighbors", 1], "n_neighbors must be at least 2"),
         (["--layer", "none"], "layer='none' is not in adata.layers"),
         (["--out", "result.csv"], "--out must end in .h5ad"),
         (["--out", "nowhere/result.h5ad"], "folder of --out does not exist"),
-        (["--accelerator", "tpu"], "accelerator must be one of"),
-        (["--pretrain-epochs", -1], "pretrain_epochs must be at least 0"),
-        (["--key", ""], "key_added must be a non-empty string"),
         (["--key", "sctag_neighbors"], "sctag_neighbors"),
     ],
     ids=str,
 )
 def test_wrong_options(data, options, match):
+    assert match in _fails(data, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--n-clusters", 151], "n_clusters=151 exceeds the 150 cells"),
+        (["--n-clusters", 0], "n_clusters must be at least 1"),
+        (["--resolution", 0], "resolution must lie in"),
+        (["--pretrain-epochs", -1], "pretrain_epochs must be at least 0"),
+        (["--maxiter", -1], "cluster_epochs must be at least 0"),
+        (["--preset", "papr"], "preset must be one of"),
+        (["--accelerator", "tpu"], "accelerator must be one of"),
+        (["--precision", "16"], "precision must be one of"),
+        (["--batch-key", "donor"], "batch_key='donor' is no column"),
+        (["--key", ""], "key_added must be a non-empty string"),
+        (["--key", "group"], "adata holds something else under 'group'"),
+        (["--save-model", "."], "is not empty"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused_before_the_work_begins(data, options, match, monkeypatch):
+    def worked(*_args, **_kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(sc.pp, "normalize_total", worked)
     assert match in _fails(data, *options)
 
 
@@ -360,6 +427,20 @@ def test_run_saves_a_model_that_map_places_cells_with(model):
     sctag.tl.map_query(query, "model")
     np.testing.assert_array_equal(mapped.obs["sctag"], query.obs["sctag"])
     np.testing.assert_array_equal(mapped.obs["sctag_novelty"], query.obs["sctag_novelty"])
+
+
+def test_map_of_a_table_with_genes_in_rows(model):
+    query = anndata.read_h5ad("query.h5ad")
+    query.to_df().astype(int).T.to_csv("query.csv")
+    done = _invoke("map", "query.csv", "--model", model)
+    assert done.exit_code == 1
+    assert "rows are named like the model's genes: turn a table with `--transpose`.\n" in done.stderr
+    for path, options in (("query.h5ad", []), ("query.csv", ["--transpose"])):
+        done = _invoke("map", path, *options, "--model", model, "--out", f"{path}_mapped.h5ad")
+        assert done.exit_code == 0, done.output
+    turned, asked = (anndata.read_h5ad(f"query.{suffix}_mapped.h5ad") for suffix in ("csv", "h5ad"))
+    assert turned.obs["sctag"].tolist() == asked.obs["sctag"].tolist()
+    np.testing.assert_array_equal(turned.obsm["X_sctag"], asked.obsm["X_sctag"])
 
 
 def test_score_prints_what_run_prints(data):
