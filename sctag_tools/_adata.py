@@ -184,6 +184,16 @@ def _no_counts(adata: AnnData, problem: str, python: str = "") -> AdvisedError:
     return AdvisedError(problem, f"{advice} `layer=`. {python}".rstrip(), f"{advice} `--layer`.")
 
 
+def representation_of(adata: AnnData, name: str) -> NDArray[np.floating]:
+    """``adata.X`` or an entry of ``adata.obsm``, dense (n_obs, d); ValueError unless all of it is finite."""
+    stored = adata.X if name == "X" else adata.obsm[name]
+    x = stored.toarray() if sparse.issparse(stored) else np.asarray(stored)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        msg = f"{name!r} holds NaN or infinite values; recompute it, or name another representation with `use_rep=`."
+        raise ValueError(msg)
+    return x
+
+
 def require_result(adata: AnnData, key: str) -> None:
     """Raise KeyError unless a run of this name is in ``adata``."""
     if key not in adata.uns or f"X_{key}" not in adata.obsm:
@@ -207,7 +217,9 @@ def require_own_key(adata: AnnData, key: str) -> None:
     if entry is not None:
         foreign = not (hasattr(entry, "keys") and ("history" in entry or "mapped_to" in entry))
     else:
-        foreign = key in adata.obs and f"X_{key}" not in adata.obsm
+        foreign = (f"X_{key}" in adata.obsm) != (f"{key}_proba" in adata.obsm) or (
+            key in adata.obs and f"X_{key}" not in adata.obsm
+        )
     if foreign:
         msg = f"adata holds something else under {key!r}; choose another name with `key_added=`."
         raise ValueError(msg)
@@ -241,6 +253,10 @@ def clusters_of(proba: NDArray[np.floating]) -> pd.Categorical:
 
 
 def forget_earlier(adata: AnnData, key: str) -> None:
-    """Remove the colours and the UMAP that belonged to an earlier result of this name."""
+    """Remove what was made of an earlier result of this name: colours, UMAP, novelty, denoised expression."""
     adata.uns.pop(f"{key}_colors", None)
     adata.obsm.pop(f"X_{key}_umap", None)
+    if f"{key}_novelty" in adata.obs:
+        del adata.obs[f"{key}_novelty"]
+    for layer in (f"{key}_denoised", f"{key}_denoised_dropout"):
+        adata.layers.pop(layer, None)

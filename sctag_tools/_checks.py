@@ -54,7 +54,10 @@ def check_seed(value: object) -> None:
 
 
 def check_name(name: str, value: object) -> None:
-    """Raise TypeError unless ``value`` is a non-empty string."""
+    """Raise TypeError unless ``value`` is a non-empty string, ValueError if files cannot hold it as a name."""
     if not isinstance(value, str) or not value:
         msg = f"{name} must be a non-empty string, got {value!r}."
         raise TypeError(msg)
+    if "/" in value:
+        msg = f"{name} must not contain '/', which parts names in files, got {value!r}."
+        raise ValueError(msg)

@@ -9,11 +9,12 @@ import numpy as np
 from scipy import sparse
 
 from . import _logging as logg
-from ._adata import batch_names, batch_numbers, find_counts, select_genes
+from ._adata import batch_names, batch_numbers, find_counts, representation_of, select_genes
 from ._checks import check_integer, check_name, check_number
 from ._types import Metric
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _OF_GENES = {None, "X_pca", "X"}  # representations that new cells can be put into from their counts
 _USUAL_NEIGHBORS = 15
+_SMALL_BATCH = 10
 _OWN_GRAPH = "sctag_neighbors"  # where `pp.build_graph` writes unless it is told otherwise
 
 
@@ -56,9 +58,12 @@ class TrainingInputs:
         weights = graph_of(adata, neighbors_key, "connectivities")
         genes, mask_name = select_genes(adata, mask_var)
         batches = batch_numbers(adata, batch_key)
+        _warn_of_names(adata)
         counts, source = find_counts(adata, layer, check_values=check_values)
         graph = dict(adata.uns[neighbors_key].get("params", {}))
         _compare_batch_keys(graph, neighbors_key, None if batches is None else batch_key)
+        if batches is not None:
+            _warn_of_small(adata.obs[batch_key])
         return cls(
             counts=counts[:, genes],
             totals=totals_of(counts, genes),
@@ -126,6 +131,25 @@ def graph_of(adata: AnnData, neighbors_key: str, what: str) -> sparse.csr_matrix
     return weights
 
 
+def _warn_of_names(adata: AnnData) -> None:
+    if not adata.var_names.is_unique:
+        logg.warn(
+            "Some names of adata.var_names occur twice, so that this run cannot place new cells, whose genes are "
+            "matched by name; call `adata.var_names_make_unique()` first."
+        )
+
+
+def _warn_of_small(batches: pd.Series) -> None:
+    """Warn of batches whose mean, which is taken from each cell, is made of few others."""
+    sizes = batches.astype(str).value_counts()
+    small = sizes[sizes < _SMALL_BATCH]
+    if len(small):
+        logg.warn(
+            f"{len(small)} batches have fewer than {_SMALL_BATCH} cells ({small.index[0]!r} has {small.iloc[0]}). "
+            "Genes are centred within batches, which leaves little of the cells of so small ones: join or drop them."
+        )
+
+
 def _compare_batch_keys(graph: dict[str, Any], neighbors_key: str, batch_key: str | None) -> None:
     """Warn where only one of graph and run knows the batches: the other keeps them apart."""
     of_graph = graph.get("batch_key")
@@ -164,5 +188,5 @@ def _representation(adata: AnnData, graph: dict[str, Any]) -> NDArray[np.float32
     name = graph.get("use_rep")
     if name in _OF_GENES or name not in adata.obsm:
         return None
-    x = np.asarray(adata.obsm[name], dtype=np.float32)
-    return np.ascontiguousarray(x[:, : graph.get("n_pcs", x.shape[1])])
+    x = representation_of(adata, str(name))
+    return np.ascontiguousarray(x[:, : graph.get("n_pcs", x.shape[1])], dtype=np.float32)

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from . import _logging as logg
-from ._adata import find_counts, require_in_memory
+from ._adata import find_counts, representation_of, require_in_memory
 from ._errors import AdvisedError
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ def _position(adata: AnnData, trained: Trained, use_rep: str | None) -> NDArray[
         )
         raise KeyError(msg)
     width = trained.fitted.reference.position.shape[1]
-    x = np.asarray(adata.obsm[name])
-    if x.ndim != 2 or x.shape[1] < width or not np.isfinite(x[:, :width]).all():
-        msg = f"adata.obsm[{name!r}] must hold {width} finite columns, those of the reference's {trained.use_rep!r}."
+    x = representation_of(adata, name)
+    if x.shape[1] < width:
+        msg = f"adata.obsm[{name!r}] must hold {width} columns, those of the reference's {trained.use_rep!r}."
         raise ValueError(msg)
     return np.ascontiguousarray(x[:, :width], dtype=np.float32)

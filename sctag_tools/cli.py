@@ -126,8 +126,10 @@ def run(
         _check(adata, options)
         _preprocess(adata, highly_genes, layer, seed)
         _cluster(adata, n_neighbors, highly_genes, **options)
-        _draw(adata, key, label_key, target.with_suffix(".png"))
-        adata.write_h5ad(target)
+        try:
+            _draw(adata, key, label_key, target.with_suffix(".png"))
+        finally:  # a plot may fail on what the clustering did not mind
+            adata.write_h5ad(target)
     typer.echo(_table(adata, key))
     if label_key is not None:
         _print_score(adata, label_key, key)

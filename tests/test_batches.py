@@ -55,10 +55,11 @@ def test_levelled_distances_start_at_zero_in_each_batch():
     x[batches == 1] += 50
     found = find_neighbors_across(x, batches, 9, metric="euclidean", random_state=0)
     level = levelled(found, batches)
-    np.testing.assert_array_equal(level.indices, found.indices)
-    assert (level.distances >= 0).all()
+    np.testing.assert_array_equal(np.sort(level.indices), np.sort(found.indices))
+    np.testing.assert_array_equal(level.indices[:, 0], np.arange(40))
+    assert (np.diff(level.distances, axis=1) >= 0).all()  # UMAP takes the first for the nearest
     for batch in (0, 1):
-        inside = batches[found.indices[:, 1:]] == batch
+        inside = batches[level.indices[:, 1:]] == batch
         assert np.where(inside, level.distances[:, 1:], np.inf).min(axis=1).max() == 0
 
 
@@ -89,6 +90,23 @@ def test_batches_are_left_out_of_the_clusters(batched, likelihood):
     assert batched.uns["sctag_neighbors"]["params"]["batch_key"] == "donor"
 
 
+def test_a_small_batch_gives_what_it_has():
+    rng = np.random.default_rng(0)
+    x, batches = rng.normal(size=(60, 4)).astype(np.float32), np.repeat([0, 1, 2], [55, 4, 1])
+    found = find_neighbors_across(x, batches, 19, metric="euclidean", random_state=0)
+    assert found.indices.shape == (60, 1 + 6 + 3)  # a cell alone in its batch has no other there to give
+    given = batches[found.indices[:, 1:]]
+    assert ((given == 0).sum(axis=1) == 6).all()
+    assert ((given == 1).sum(axis=1) == 3).all()
+
+
+def test_a_batch_too_small_to_be_centred_is_named(batched, short):
+    batched.obs["lab"] = np.where(np.arange(240) < 4, "few", "many")
+    sctag.pp.build_graph(batched, batch_key="lab")
+    with pytest.warns(UserWarning, match=r"1 batches have fewer than 10 cells \('few' has 4\)"):
+        sctag.tl.sctag(batched, 3, batch_key="lab", **short)
+
+
 def test_one_batch_is_none(batched, short):
     batched.obs["lab"] = "here"
     sctag.pp.build_graph(batched)
@@ -116,14 +134,14 @@ def test_a_graph_and_a_run_that_differ_are_told(batched, short):
 def test_what_is_refused(batched, unchanged):
     sctag.pp.build_graph(batched)
     batched.obs["gaps"] = batched.obs["donor"].where(batched.obs["donor"] == "a")
-    batched.obs["rare"] = np.where(np.arange(240) < 3, "few", "many")
+    batched.obs["each"] = batched.obs_names
     with unchanged(batched):
         for function in (sctag.pp.build_graph, sctag.tl.sctag):
             with pytest.raises(KeyError, match=r"batch_key='none' is no column of adata\.obs"):
                 function(batched, batch_key="none")
             with pytest.raises(ValueError, match=r"adata\.obs\['gaps'\] lacks the batch of 120 cells"):
                 function(batched, batch_key="gaps")
-        with pytest.raises(ValueError, match="a batch has 3 cells, too few"):
-            sctag.pp.build_graph(batched, batch_key="rare")
+        with pytest.raises(ValueError, match="every cell is a batch of its own"):
+            sctag.pp.build_graph(batched, batch_key="each")
         with pytest.raises(ValueError, match="preset='paper' knows no batches"):
             sctag.tl.sctag(batched, 3, preset="paper", batch_key="donor")

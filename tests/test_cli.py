@@ -280,6 +280,18 @@ def test_result_can_be_run_again(data):
 # --- failures ---
 
 
+def test_a_plot_that_fails_does_not_cost_the_result(data, monkeypatch):
+    def fail(*_, **__):
+        msg = "cannot draw this"
+        raise ValueError(msg)
+
+    monkeypatch.setattr("sctag_tools.pl.embedding", fail)
+    result = _run(data, "--n-clusters", 3, *SHORT)
+    assert result.exit_code == 1
+    assert "cannot draw this" in result.stderr
+    assert "sctag" in anndata.read_h5ad("blobs_sctag.h5ad").obs
+
+
 def test_missing_file():
     assert "nowhere.h5ad does not exist" in _fails("nowhere.h5ad")
 

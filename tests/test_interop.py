@@ -276,7 +276,9 @@ def _encodings(path):
 def everything(clustered, blobs, short):
     """All that the package writes, in one object."""
     clustered.obs["donor"] = pd.Categorical(np.resize(["a", "b"], 150))
-    sctag.tl.sctag(clustered, batch_key="donor", key_added="chosen", likelihood="zinb", **short)
+    sctag.pp.build_graph(clustered, batch_key="donor", key_added="across")
+    options = short | {"batch_key": "donor", "neighbors_key": "across", "likelihood": "zinb"}
+    sctag.tl.sctag(clustered, key_added="chosen", **options)
     sctag.tl.map_query(clustered, sctag.ScTAG.from_anndata(clustered), key_added="mapped")
     sctag.tl.map_query(clustered, _some_genes(blobs, short), key_added="others")
     sctag.tl.denoise(clustered, key="chosen", dropout=True, genes=["x3", "x4"])

@@ -34,7 +34,7 @@ _REPLICATES = 21
 _REPLICATE_PARTITIONS = 6
 _REPLICATE_FINENESS = 1.5  # of the finer cut: there a part that straddles two clusters is doubt, a small one is not
 _TESTED = 60  # splits from the top of the tree that are considered
-_SEPARATED = 3.5  # halves of one Gaussian are up to 3.2 apart; partitions that follow its noise, a little more
+_SEPARATED = 3.5  # halves of one Gaussian are up to 3.2 apart, down to a twentieth; smaller parts have larger errors
 
 
 def partitions(latents: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> NDArray[np.int32]:

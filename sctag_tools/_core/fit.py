@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from .confidence import confidence
 from .consensus import MergeTree, Replicates, evidence, partitions, replicates
@@ -117,12 +119,14 @@ def fit(
         strategy="auto" if devices == 1 else "ddp",
         devices=devices,
         precision=precision,
+        # Named, or a scheduler's variables would be taken for ours where only cores were asked of it.
+        plugins=[LightningEnvironment() if devices == 1 else TorchElasticEnvironment()],
     )
     fabric.launch()
     for_batches, for_consensus, for_position = np.random.default_rng(random_state).spawn(3)
     stage = Stages()
     alone_on_cpu = devices == 1 and fabric.device.type == "cpu"
-    with own_torch_seed(random_state, fabric.device), helpful_threads() if alone_on_cpu else nullcontext():
+    with own_torch_state(random_state, fabric.device), helpful_threads() if alone_on_cpu else nullcontext():
         with stage("hop features"):
             data = CellData(counts, totals, weights, config.n_hops, batches)
             data.settle(fabric.device)
@@ -176,17 +180,23 @@ def _consensus(
 
 
 @contextmanager
-def own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators of the CPU and ``device`` for the block, and put them back after it, whatever happens."""
+def own_torch_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's generators of the CPU and ``device`` seeded for the block, gradients on, floats of 32 bits.
+
+    All is as it was after it, whatever happens.
+    """
     generator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
     before = None if generator is None else generator.get_rng_state()
-    with torch.random.fork_rng([]):
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng([]), torch.enable_grad():
+        torch.set_default_dtype(torch.float32)
         torch.default_generator.manual_seed(int(seed))
         if generator is not None:
             generator.manual_seed(int(seed))
         try:
             yield
         finally:
+            torch.set_default_dtype(dtype)
             if generator is not None:
                 generator.set_rng_state(before)
 

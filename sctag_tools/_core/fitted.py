@@ -122,7 +122,7 @@ class Fitted:
                 torch.stack([net.encoder.context(part.to(device)) for net in nets], dim=1).cpu().numpy()
                 for part in _chunks(data.blocks)
             ]
-        of_genes = data.counts.sum(dim=0, dtype=torch.float64).cpu().numpy()
+        of_genes = np.sum([part.cpu().numpy().sum(axis=0, dtype=np.float64) for part in _chunks(data.counts)], axis=0)
         fitted = cls(
             config=config,
             weights={name: tensor.detach().cpu().numpy().copy() for name, tensor in nets.state_dict().items()},

@@ -62,16 +62,18 @@ def find_neighbors_across(
     """The same with equal shares of each cell's neighbours from every batch (BBKNN, Polanski et al. 2020).
 
     ``batches`` is (n_cells,) batch numbers from 0. Each batch gives the same number of others, rounded up, so that a
-    row may hold a few more than asked for. Raises ValueError for a batch with too few cells to give its share.
+    row may hold a few more than asked for; one with too few cells gives as many as each of its own cells can have.
+    Raises ValueError if every cell is a batch of its own.
     """
+    if np.bincount(batches).max() < 2:
+        msg = "every cell is a batch of its own"
+        raise ValueError(msg)
     share = -(-(n_neighbors - 1) // (int(batches.max()) + 1))
     parts = []
     for batch in range(int(batches.max()) + 1):
         members = np.flatnonzero(batches == batch)
-        if len(members) <= share:
-            msg = f"a batch has {len(members)} cells, too few to give {share} neighbours to each cell"
-            raise ValueError(msg)
-        parts.append(_others_among(x, members, share, metric, random_state, exact=exact))
+        given = min(share, len(members) - 1)
+        parts.append(_others_among(x, members, given, metric, random_state, exact=exact))
     indices, distances = (np.concatenate(found, axis=1) for found in zip(*parts, strict=True))
     order = np.lexsort((indices, distances), axis=1)
     cells = np.arange(len(x))[:, None]
@@ -81,9 +83,10 @@ def find_neighbors_across(
 
 
 def levelled(found: Neighbors, batches: NDArray[np.int64]) -> Neighbors:
-    """The same neighbours, distances counted from the nearest neighbour of their batch.
+    """The same neighbours, distances counted from the nearest neighbour of their batch, and rows sorted by them.
 
-    Cells of other batches are further away whatever their type; weights made of these distances do not mind.
+    Cells of other batches are further away whatever their type; weights made of these distances do not mind. UMAP takes
+    the first distance that is not zero for the least.
     """
     distances = found.distances.copy()
     of_batch = batches[found.indices[:, 1:]]
@@ -91,7 +94,7 @@ def levelled(found: Neighbors, batches: NDArray[np.int64]) -> Neighbors:
         inside = of_batch == batch
         nearest = np.where(inside, distances[:, 1:], np.inf).min(axis=1, keepdims=True)
         distances[:, 1:] -= np.where(inside & np.isfinite(nearest), nearest, 0)
-    return Neighbors(found.indices, distances)
+    return _self_first(found.indices, distances)
 
 
 def _others_among(
@@ -154,7 +157,7 @@ def _approximate(
     return indices, distances
 
 
-def _self_first(indices: NDArray[np.int64], distances: NDArray[np.float64]) -> Neighbors:
+def _self_first(indices: NDArray[np.int64], distances: NDArray[np.floating]) -> Neighbors:
     """Put each cell in front of its own row; among duplicates a search may list it later, or not at all."""
     cells = np.arange(len(indices))[:, None]
     # Sort key: the cell itself first, then by distance, ties by index so that the order of the search is irrelevant.
@@ -191,7 +194,7 @@ def join_pieces(found: Neighbors, x: NDArray[np.floating], *, metric: str) -> Ne
         if not len(free):
             continue
         left = int(free[cdist(x[free], centres[there, None]).argmin()])
-        across = cdist(x[left, None], x[members[there]], metric="cityblock" if metric == "manhattan" else metric)[0]
-        indices[left, -1], distances[left, -1] = members[there][across.argmin()], across.min()
+        place, distance = nearest(x[members[there]], x[[left]], 1, metric)
+        indices[left, -1], distances[left, -1] = members[there][place[0, 0]], distance[0, 0]
         taken.add(left)
     return Neighbors(indices, distances)

@@ -84,6 +84,7 @@ class Yardstick:
         own = np.arange(len(landmarks))
         self._spacing = nearest_others(self._position, self._position, own, self._k, metric)[0].mean(axis=1)
         depths = _log(sample.depth)
+        self._depths = depths.min(), depths.max()  # nothing is known of the parabola beyond them
         degree = min(2, len(np.unique(depths)) - 1)
         self._of_depth = np.polynomial.Polynomial.fit(depths, sample.unexplained, degree, domain=[0, 1])
         place = np.searchsorted(landmarks, rows)
@@ -111,7 +112,7 @@ class Yardstick:
             [
                 np.log((distances.mean(axis=1) + _TINY) / (around + _TINY)),
                 np.log(in_latent.mean(axis=1) + _TINY),
-                cells.unexplained - self._of_depth(_log(cells.depth)),
+                cells.unexplained - self._of_depth(np.clip(_log(cells.depth), *self._depths)),
             ],
             axis=1,
         )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from scipy import sparse
 
 from .._checks import check_choice, check_flag, check_integer
-from .fit import Fit, Stages, by_size, of_columns, own_torch_seed
+from .fit import Fit, Stages, by_size, of_columns, own_torch_state
 from .published_losses import ZINBTarget
 from .published_net import Adjacency, PublishedNet
 from .published_train import FullBatchTrainer
@@ -121,10 +122,10 @@ def fit_published(
     _check_arrays(x, distances, settings, counts, size_factors)
     _check_memory(*x.shape)
     x = np.ascontiguousarray(x, dtype=np.float32)
-    device = Fabric(accelerator=resolve_accelerator(accelerator), devices=1).device
+    device = Fabric(accelerator=resolve_accelerator(accelerator), devices=1, plugins=[LightningEnvironment()]).device
     binary = binary_graph(distances, symmetric=settings.symmetric_graph)
     stage = Stages()
-    with own_torch_seed(random_state, device):
+    with own_torch_state(random_state, device):
         net = PublishedNet(x.shape[1], true_hops=settings.hops == "true", dropout=settings.dropout)
         if initial_weights is not None:
             net.load(initial_weights)

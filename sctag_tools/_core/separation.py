@@ -19,8 +19,8 @@ def separation(left: NDArray[np.floating], right: NDArray[np.floating], rng: np.
     r"""Distance of the means of two groups in units of their common standard deviation (d'), cross-fitted.
 
     Each half of the points is projected on Fisher's discriminant of the other half: groups that differ by chance
-    alone get about zero. One Gaussian cut in two gives 2.65, or up to 3.2 (for a twentieth) the more unequal the
-    parts, since they are groups by construction; groups with a valley between them lie further apart.
+    alone get about zero. One Gaussian cut in two gives 2.65, and more the more unequal the parts (3.2 for a twentieth,
+    3.7 for a hundredth), since they are groups by construction; groups with a valley between them lie further apart.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from .. import _logging as logg
-from .._adata import require_result
+from .._adata import require_result, writing
 from .._threads import kept_thread_counts
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def embedding(
     if basis is None:
         basis = f"{key}_umap"  # the axes are named like this
         if f"X_{basis}" not in adata.obsm:
-            adata.obsm[f"X_{basis}"] = _umap(adata, key)
+            with writing():
+                adata.obsm[f"X_{basis}"] = _umap(adata, key)
     plot = getattr(sc.pl, "embedding", None) or sc.pl.legacy.embedding  # scanpy 2 moves it
     return plot(adata, basis, color=key if color is None else color, **kwargs)
 

@@ -8,7 +8,16 @@ import numpy as np
 from scipy import sparse
 
 from .. import _logging as logg
-from .._adata import batch_numbers, holds_counts, require_anndata, require_in_memory, values, working_copy, writing
+from .._adata import (
+    batch_numbers,
+    holds_counts,
+    representation_of,
+    require_anndata,
+    require_in_memory,
+    values,
+    working_copy,
+    writing,
+)
 from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
 from .._core.neighbors import Neighbors, find_neighbors, find_neighbors_across, join_pieces, levelled
 from .._threads import kept_thread_counts
@@ -199,14 +208,10 @@ def _representation(
     if key != "X" and key not in adata.obsm:
         msg = f"use_rep={key!r} is not in adata.obsm; there are {list(adata.obsm)}. Compute it first, or use 'X'."
         raise ValueError(msg)
-    x = adata.X if key == "X" else adata.obsm[key]
-    x = x.toarray() if sparse.issparse(x) else np.asarray(x)
+    x = representation_of(adata, key)
     width = n_pcs or (min(_MAX_PCS, x.shape[1]) if use_rep is None else x.shape[1])
     if width > x.shape[1]:
         msg = f"n_pcs={n_pcs} exceeds the {x.shape[1]} columns of {key!r}."
-        raise ValueError(msg)
-    if not np.isfinite(x).all():
-        msg = f"{key!r} holds NaN or infinite values; recompute it, or name another representation with `use_rep=`."
         raise ValueError(msg)
     params: dict[str, Any] = {"use_rep": key}
     if width != x.shape[1]:

@@ -81,7 +81,7 @@ def denoise(
     KeyError
         If there is no such result, it has no model, or a gene or cell is not in the model.
     ValueError
-        If ``dropout`` is asked of a model that has none, or an option is out of range.
+        If ``dropout`` is asked of a model that has none, an option is out of range, or a layer of that name exists.
     NotImplementedError
         If ``adata`` is backed or holds dask arrays.
 
@@ -102,6 +102,9 @@ def denoise(
     check_name("key", key)
     layer_added = f"{key}_denoised" if layer_added is None else layer_added
     check_name("layer_added", layer_added)
+    if layer_added != f"{key}_denoised" and layer_added in adata.layers:
+        msg = f"adata.layers[{layer_added!r}] exists; choose another `layer_added=`, or delete it first."
+        raise ValueError(msg)
     if target_sum is not None:
         check_number("target_sum", target_sum, low=1e-6)
     model = model_of(adata if reference is None else reference, key)
@@ -122,7 +125,7 @@ def denoise(
         of_known = fitted.gene_shares[query.known].sum() / fitted.gene_shares.sum()
         depth = np.asarray(query.counts.sum(axis=1)).ravel() / of_known
     depth = depth if target_sum is None else np.full(adata.n_obs, target_sum)
-    expected = fitted.shares(latents, batches, chosen) * depth[:, None]
+    expected = fitted.shares(latents, batches, chosen) * depth[:, None].astype(np.float32)
     written = {layer_added: _in_place(adata, expected, columns)}
     if dropout:
         written[f"{layer_added}_dropout"] = _in_place(adata, fitted.dropout(latents, batches, chosen), columns)

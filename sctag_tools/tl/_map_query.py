@@ -35,7 +35,8 @@ def map_query(
     Each cell is joined to its nearest reference cells; what these give to the first layer of the encoder was stored
     when the model was trained, so that the latent and the soft assignment follow at once (the inductive use of graph
     convolutions, Hamilton et al. 2017; the stored contribution is our own). Cells are placed one by one: neither their
-    order nor which others come with them matters.
+    order nor which others come with them matters, but that all together tell whether their totals are over as many
+    genes as the reference's (a warning says so if not).
 
     Parameters
     ----------
@@ -117,6 +118,7 @@ def map_query(
     placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values, function=_FUNCTION)
     adata = working_copy(adata, copy=copy)
     with writing():
+        forget_earlier(adata, key_added)
         adata.obs[key_added] = pd.Categorical.from_codes(placed.labels, categories=trained.clusters)
         adata.obs[f"{key_added}_confidence"] = placed.confidence
         adata.obs[f"{key_added}_novelty"] = placed.novelty
@@ -128,7 +130,6 @@ def map_query(
             "missing_genes": [gene for gene, known in zip(trained.genes, query.known, strict=True) if not known],
             "versions": {"sctag-tools": version("sctag-tools")},
         }
-        forget_earlier(adata, key_added)
     logg.info(
         f"    finished: {adata.n_obs} cells, {int((placed.novelty > 1).sum())} of them unlike the reference",
         time=start,

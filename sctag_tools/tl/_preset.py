@@ -11,7 +11,7 @@ from .._checks import check_choice, check_flag, check_integer, check_seed
 from .._core.config import Config
 from .._inputs import check_run_options, graph_of, totals_of
 from .._model import record_of, warn_of_fewer
-from .._published_recipe import published_inputs
+from .._published_recipe import N_TOP_GENES, published_inputs
 from .._types import Accelerator
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class PresetRun:
         adata: AnnData,
         preset: str,
         n_clusters: int | None,
-        n_top_genes: int,
+        n_top_genes: int | None,
         save: object,
         options: dict[str, Any],
     ) -> None:
@@ -39,6 +39,7 @@ class PresetRun:
         if n_clusters is None:
             msg = f"preset={preset!r} cannot choose the number of clusters; give `n_clusters`."
             raise ValueError(msg)
+        n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
         check_integer("n_top_genes", n_top_genes, low=2)
         _check_nothing_else(preset, self.config, save, options)
         check_run_options(n_clusters, adata.n_obs, options["neighbors_key"], options["resolution"])

@@ -18,7 +18,6 @@ from .._adata import (
 from .._checks import check_choice, check_flag, check_name
 from .._core.config import Config
 from .._model import ScTAG, check_model_folder
-from .._published_recipe import N_TOP_GENES
 from .._types import Accelerator, Likelihood, Precision, Preset
 from ._preset import PresetRun
 
@@ -45,7 +44,7 @@ def sctag(
     mask_var: NDArray[np.bool_] | str | Default | None = DEFAULT,
     neighbors_key: str = "sctag_neighbors",
     batch_key: str | None = None,
-    n_top_genes: int = N_TOP_GENES,
+    n_top_genes: int | None = None,
     resolution: float = 1.0,
     n_networks: int = Config.n_networks,
     n_hops: int = Config.n_hops,
@@ -105,7 +104,8 @@ def sctag(
         Column of ``adata.obs`` with the experimental batch. Genes are then centred within each batch, and the decoder
         adds each batch's own effect, so that the latent need not hold it. Build the graph with ``batch_key`` too.
     n_top_genes
-        Of the presets ``"reference"`` and ``"paper"`` alone: highly variable genes that they choose themselves.
+        Of the presets ``"reference"`` and ``"paper"`` alone: highly variable genes that they choose themselves, 500 by
+        default. Else choose them with :func:`scanpy.pp.highly_variable_genes`.
     resolution
         When the number of clusters is chosen: above 1 for finer clusters, below 1 for coarser ones. A split needs to
         be kept together by less than ``resolution / (1 + resolution)`` of the partitions. Not used if ``n_clusters`` is
@@ -182,7 +182,7 @@ def sctag(
     FileExistsError
         If the folder ``save`` holds anything.
     ValueError
-        If the counts are no counts, a cell has none, or an option is out of range.
+        If the counts are no counts, a cell has none, an option is out of range, or a name is taken.
     TypeError
         If an option has the wrong type.
     NotImplementedError
@@ -239,13 +239,14 @@ def sctag(
     }
     found: Fit | Reference
     if preset == "default":
+        if n_top_genes is not None:
+            msg = "n_top_genes is of the published presets alone; `sc.pp.highly_variable_genes` chooses genes."
+            raise ValueError(msg)
         model = ScTAG(adata, n_clusters, **of_model)
         if save is not None:
             check_model_folder(save)
         adata, start = working_copy(adata, copy=copy), logg.info("clustering with scTAG")
         model.train(**of_training)
-        if save is not None:
-            model.save(save)
         found, record = model.trained.fitted.reference, dict(model.trained.run)
         if store_model:
             record["model"] = model.trained.for_uns()
@@ -254,6 +255,8 @@ def sctag(
         adata, start = working_copy(adata, copy=copy), logg.info("clustering with scTAG")
         found, record = run()
     _write(adata, key_added, found, record)
+    if save is not None:  # last, so that a full disk costs the folder alone
+        model.save(save)
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["seconds"].items())
     logg.info(
         f"    finished: {found.proba.shape[1]} clusters",
@@ -268,9 +271,9 @@ def sctag(
 def _write(adata: AnnData, key: str, found: Fit | Reference, record: dict[str, Any]) -> None:
     """All results at once, and nothing of an earlier result of this name left behind."""
     with writing():
+        forget_earlier(adata, key)
         adata.obs[key] = clusters_of(found.proba)
         adata.obs[f"{key}_confidence"] = found.confidence
         adata.obsm[f"X_{key}"] = found.latent
         adata.obsm[f"{key}_proba"] = found.proba
         adata.uns[key] = record
-        forget_earlier(adata, key)

@@ -89,6 +89,25 @@ def test_global_random_states_are_left_alone(cells):
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
 
 
+def test_what_torch_was_told_elsewhere_does_not_matter(cells):
+    expected = run(cells).latent
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            np.testing.assert_array_equal(run(cells).latent, expected)
+            assert not torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_schedulers_variables_are_not_ours(cells, monkeypatch):
+    """Many ask a scheduler for cores as tasks, which Fabric takes for processes that it should share the work with."""
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_JOB_NAME", "job")
+    assert run(cells).proba.shape[1] > 1
+
+
 def test_more_clusters_than_distinct_cells_leaves_none_empty(cells):
     counts, totals, graph, _ = cells
     rows = np.zeros(180, dtype=int)

@@ -51,6 +51,13 @@ def test_unexplained_of_cells_without_counts_or_at_the_end():
     assert found[1] > 0
 
 
+def test_depth_beyond_the_sample_is_taken_for_its_end():
+    found, new = yardstick(cells(0, 500)), cells(1, 100)
+    deepest = found.novelty(replace(new, depth=np.full(100, 1999.0)))
+    assert np.abs(found.novelty(replace(new, depth=np.full(100, 1e6))) - deepest).max() < 0.01
+    assert np.abs(found.novelty(replace(new, depth=np.full(100, 200.0))) - deepest).max() > 0.1
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "manhattan"])
 def test_one_stands_for_the_99th_percentile_of_cells_like_the_training_cells(metric):
     known = yardstick(cells(0, 1500), metric=metric).novelty(cells(1, 3000))

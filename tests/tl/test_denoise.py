@@ -164,8 +164,17 @@ def test_unknown_cells_are_named(clustered, blobs, unchanged):
         sctag.tl.denoise(clustered)
 
 
+def test_a_layer_that_exists_is_kept(clustered, unchanged):
+    clustered.layers["counts"] = clustered.X.copy()
+    with unchanged(clustered), pytest.raises(ValueError, match=r"adata\.layers\['counts'\] exists; choose another"):
+        sctag.tl.denoise(clustered, layer_added="counts")
+    sctag.tl.denoise(clustered)
+    sctag.tl.denoise(clustered)  # its own may be written again
+
+
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
+@pytest.mark.filterwarnings("ignore:Some names of adata.var_names occur twice")
 def test_names_that_occur_twice(graphed, short, unchanged):
     """All cells in their order can still be told apart, and some of them cannot."""
     graphed.obs_names = ["c1", *graphed.obs_names[1:]]

@@ -240,7 +240,8 @@ def test_names_that_occur_twice_are_refused(reference, query, blobs, short, unch
         sctag.tl.map_query(doubled, reference)
     blobs.var_names = ["x1", *blobs.var_names[1:]]
     sctag.pp.build_graph(blobs)
-    sctag.tl.sctag(blobs, 3, **short)
+    with pytest.warns(UserWarning, match="cannot place new cells"):
+        sctag.tl.sctag(blobs, 3, **short)
     with unchanged(query), pytest.raises(ValueError, match="the model was trained on names that occur twice"):
         sctag.tl.map_query(query, blobs)
 
@@ -346,6 +347,17 @@ def test_a_reference_that_was_written_and_read_gives_the_same(reference, query, 
     assert_mapped_the_same(placed, query)
 
 
+def test_a_run_of_the_querys_own_is_kept(reference, query, unchanged):
+    sctag.pp.build_graph(query)
+    sctag.tl.sctag(query, 2, pretrain_epochs=1, cluster_epochs=1, progress_bar=False)
+    for cells in (query, reference):
+        with unchanged(cells), pytest.raises(ValueError, match=r"a run of its own under 'sctag'.*key_added="):
+            sctag.tl.map_query(cells, reference)
+    sctag.tl.map_query(query, reference, key_added="mapped")
+    assert "model" in query.uns["sctag"]
+    sctag.tl.map_query(query, reference, key_added="mapped")  # what was mapped may be mapped again
+
+
 def test_what_is_no_reference_is_refused(reference, query, graphed, unchanged, tmp_path):
     without = reference.copy()
     del without.uns["sctag"]["model"]
@@ -425,7 +437,7 @@ def test_graph_on_another_representation_is_asked_for_by_name(on_scvi, query, un
 def test_coordinates_that_cannot_be(on_scvi, query, unchanged, wrong):
     x = on_scvi.obsm["X_scVI"][:N_NEW].copy()
     query.obsm["X_scVI"] = x[:, :3] if wrong == "narrow" else np.where(np.arange(4) == 2, np.nan, x)
-    with unchanged(query), pytest.raises(ValueError, match="must hold 4 finite columns"):
+    with unchanged(query), pytest.raises(ValueError, match="must hold 4 columns|holds NaN"):
         sctag.tl.map_query(query, on_scvi)
 
 
@@ -441,15 +453,16 @@ def test_batches_of_the_reference(blobs, short):
     x = blobs.X.toarray()
     x[1::2, :40] *= 3
     blobs.X = sparse.csr_matrix(x)
+    first = blobs[:10].copy()
     sctag.pp.build_graph(blobs, batch_key="donor")
     sctag.tl.sctag(blobs, 3, batch_key="donor", **short)
-    query = blobs[:10].copy()
+    query = first.copy()
     del query.obs["donor"]
     found = {}
     for name in ("a", "b", "c", None):
         if name is not None:
             query.obs["donor"] = name
-        found[name] = sctag.tl.map_query(query[:, ::-1] if name else blobs[:10, ::-1].copy(), blobs, copy=True)
+        found[name] = sctag.tl.map_query(query[:, ::-1] if name else first[:, ::-1].copy(), blobs, copy=True)
     own = sctag.ScTAG.from_anndata(blobs).get_latent_representation(blobs[:10].copy())
     np.testing.assert_allclose(found[None].obsm["X_sctag"], own, rtol=1e-4, atol=1e-4)
     without = query.copy()

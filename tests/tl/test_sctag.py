@@ -719,6 +719,8 @@ def test_cell_without_counts_in_the_chosen_genes_warns(graphed, short):
         ({"devices": 10_000}, ValueError, "cannot share batches"),
         ({"devices": 2, "graph_weight": 0.1}, ValueError, "graph_weight"),
         ({"precision": "16"}, ValueError, "precision"),
+        ({"n_top_genes": 500}, ValueError, "n_top_genes is of the published presets alone"),
+        ({"key_added": "a/b"}, ValueError, "must not contain '/'"),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -740,6 +742,53 @@ def test_results_never_take_the_name_of_something_else(graphed, unchanged, short
     graphed.uns["mine"] = dict(graphed.uns["sctag_neighbors"])
     with unchanged(graphed), pytest.raises(ValueError, match=f"'{taken}'.*choose another"):
         sctag.tl.sctag(graphed, 3, key_added=taken, neighbors_key="mine", **short)
+
+
+def test_another_tools_latent_is_kept(graphed, unchanged, short):
+    graphed.obsm["X_scVI"] = np.zeros((150, 2))
+    with unchanged(graphed), pytest.raises(ValueError, match="something else under 'scVI'; choose another"):
+        sctag.tl.sctag(graphed, 3, key_added="scVI", **short)
+
+
+def test_a_second_run_leaves_nothing_of_the_first(clustered, short):
+    mapped = clustered.copy()
+    del mapped.uns["sctag"], mapped.obs["sctag"], mapped.obsm["X_sctag"], mapped.obsm["sctag_proba"]
+    sctag.tl.map_query(mapped, clustered)
+    sctag.tl.denoise(mapped, clustered)
+    assert "sctag_novelty" in mapped.obs
+    assert "sctag_denoised" in mapped.layers
+    sctag.tl.sctag(mapped, 3, **short)
+    assert "sctag_novelty" not in mapped.obs
+    assert "sctag_denoised" not in mapped.layers
+
+
+def test_a_folder_that_cannot_be_written_costs_no_run(graphed, short, tmp_path, monkeypatch):
+    def full(*_):
+        msg = "no space left"
+        raise OSError(msg)
+
+    monkeypatch.setattr(sctag.ScTAG, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        sctag.tl.sctag(graphed, 3, save=tmp_path / "model", **short)
+    assert "sctag" in graphed.obs
+
+
+def test_names_of_genes_that_occur_twice_are_told(graphed, short):
+    graphed.var_names = ["x0", *graphed.var_names[:-1]]
+    with pytest.warns(UserWarning, match=r"cannot place new cells.*var_names_make_unique"):
+        sctag.tl.sctag(graphed, 3, **short)
+
+
+@pytest.mark.parametrize("bad", [None, np.nan])
+def test_the_graphs_representation_may_be_sparse_but_not_broken(graphed, short, unchanged, bad):
+    graphed.obsm["X_rep"] = sparse.csr_matrix(graphed.obsm["X_pca"])
+    sctag.pp.build_graph(graphed, use_rep="X_rep")
+    if bad is None:
+        sctag.tl.sctag(graphed, 3, **short)
+        return
+    graphed.obsm["X_rep"][0, 0] = bad
+    with unchanged(graphed), pytest.raises(ValueError, match="'X_rep' holds NaN or infinite"):
+        sctag.tl.sctag(graphed, 3, **short)
 
 
 def test_one_cell(graphed, unchanged):
