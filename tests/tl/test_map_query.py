@@ -437,7 +437,7 @@ def test_graph_on_another_representation_is_asked_for_by_name(on_scvi, query, un
 def test_coordinates_that_cannot_be(on_scvi, query, unchanged, wrong):
     x = on_scvi.obsm["X_scVI"][:N_NEW].copy()
     query.obsm["X_scVI"] = x[:, :3] if wrong == "narrow" else np.where(np.arange(4) == 2, np.nan, x)
-    with unchanged(query), pytest.raises(ValueError, match="must hold 4 columns|holds NaN"):
+    with unchanged(query), pytest.raises(ValueError, match=r"must hold 4 columns|holds NaN"):
         sctag.tl.map_query(query, on_scvi)
 
 
