@@ -320,7 +320,8 @@ def shop(_analysed, blobs, tmp_path, monkeypatch) -> dict[str, Any]:
     sc.settings.autoshow = False
     monkeypatch.chdir(tmp_path)
     blobs.obs["donor"] = _analysed.obs["donor"]
-    blobs.write_h5ad("my_counts.h5ad")
+    for name in ("my_counts.h5ad", "new_counts.h5ad"):
+        blobs.write_h5ad(name)
     monkeypatch.setattr(sctag.tl, "sctag", partial(sctag.tl.sctag, **QUICK))
     return {"sc": sc, "sctag": sctag, "adata": _analysed.copy()}
 
