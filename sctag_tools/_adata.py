@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -194,13 +195,22 @@ def representation_of(adata: AnnData, name: str) -> NDArray[np.floating]:
     return x
 
 
+def is_result(entry: object) -> bool:
+    """Whether an entry of ``adata.uns`` is what a run, or a mapping, leaves there."""
+    return isinstance(entry, Mapping) and "params" in entry and not {"history", "mapped_to"}.isdisjoint(entry)
+
+
+def no_result(adata: AnnData, key: str) -> KeyError:
+    """The error for a result that is not there, with those that are."""
+    held = [name for name in adata.uns if is_result(adata.uns[name])]
+    advice = f"There are {held}; name one with `key=`" if held else "Run `sctag.tl.sctag(adata)` first"
+    return KeyError(f"There is no scTAG result {key!r} in adata. {advice}.")
+
+
 def require_result(adata: AnnData, key: str) -> None:
-    """Raise KeyError unless a run of this name is in ``adata``."""
+    """Raise KeyError unless a result of this name is in ``adata``."""
     if key not in adata.uns or f"X_{key}" not in adata.obsm:
-        held = [name for name in adata.uns if f"X_{name}" in adata.obsm and f"{name}_proba" in adata.obsm]
-        advice = f"There are {held}; name one with `key=`" if held else "Run `sctag.tl.sctag(adata)` first"
-        msg = f"There is no scTAG result {key!r} in adata. {advice}."
-        raise KeyError(msg)
+        raise no_result(adata, key)
 
 
 def require_run(adata: AnnData, key: str) -> None:
@@ -215,7 +225,7 @@ def require_own_key(adata: AnnData, key: str) -> None:
     """Raise ValueError if results named ``key`` would overwrite something that is no scTAG result."""
     entry = adata.uns.get(key)
     if entry is not None:
-        foreign = not (hasattr(entry, "keys") and ("history" in entry or "mapped_to" in entry))
+        foreign = not is_result(entry)
     else:
         foreign = (f"X_{key}" in adata.obsm) != (f"{key}_proba" in adata.obsm) or (
             key in adata.obs and f"X_{key}" not in adata.obsm

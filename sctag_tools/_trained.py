@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._adata import is_result, no_result
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -77,9 +79,8 @@ class Trained:
     def of_anndata(cls, adata: AnnData, key: str) -> Trained:
         """What ``adata.uns[key]`` holds; raises KeyError where there is none."""
         entry = adata.uns.get(key)
-        if not hasattr(entry, "keys") or "params" not in entry or not {"history", "mapped_to"} & set(entry):
-            msg = f"There is no scTAG result {key!r} in adata. Run `sctag.tl.sctag(adata)` first, or name one: `key=`."
-            raise KeyError(msg)
+        if not is_result(entry):
+            raise no_result(adata, key)
         if "model" not in entry:
             msg = (
                 f"The result {key!r} was made without its model (a published preset, a mapped query, or "
