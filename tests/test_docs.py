@@ -255,7 +255,7 @@ def test_bounds_of_the_benchmark_page_follow_from_the_committed_tables():
             f"{mean['calibration error, seeds']:.3f}", f"{mean['calibration error, 90 %']:.3f}",
         ],
         "AUROC of wrong cells: mean; each set": [
-            _short(mean["AUROC of wrong cells"], 2), _short(robust["AUROC of wrong cells"].min(), 2) + " (CITE)",
+            _short(mean["AUROC of wrong cells"], 2), _short(robust["AUROC of wrong cells"].min(), 2) + " (Kang)",
         ],
         "Kang with `batch_key`: K given; not given, five seeds": [
             "+" + _short(mean["ARI, with batch_key, K given"] - mean["ARI, without batch_key, K given"]),
