@@ -231,6 +231,20 @@ MUTATIONS = [
     ),
     Mutation(
         "_core/confidence.py",
+        "confidence: splits and mergers pass for agreement",
+        "_STRICT = 0.2",
+        "_STRICT = 0.0",
+        "core/test_confidence.py::test_a_cluster_that_others_split_is_less_sure",
+    ),
+    Mutation(
+        "_core/neighbors.py",
+        "batches: rows not sorted by the distances that weights are made of",
+        "return _self_first(found.indices, distances)",
+        "return Neighbors(found.indices, distances)",
+        "test_batches.py::test_levelled_distances_start_at_zero_in_each_batch",
+    ),
+    Mutation(
+        "_core/confidence.py",
         "confidence: assignment left out",
         "(stays + expected) / 2",
         "stays",
@@ -347,7 +361,7 @@ MUTATIONS = [
     Mutation(
         "_core/novelty.py",
         "novelty: depth left in",
-        "cells.unexplained - self._of_depth(_log(cells.depth))",
+        "cells.unexplained - self._of_depth(np.clip(_log(cells.depth), *self._depths))",
         "cells.unexplained",
         "core/test_novelty.py::test_shallow_cells_are_not_new_for_being_shallow",
     ),
