@@ -247,6 +247,9 @@ def batch_numbers(adata: AnnData, batch_key: str | None) -> NDArray[np.int64] | 
         msg = f"adata.obs[{batch_key!r}] lacks the batch of {int(column.isna().sum())} cells."
         raise ValueError(msg)
     names, numbers = np.unique(column.astype(str).to_numpy(), return_inverse=True)
+    if 1 < len(names) == len(numbers):
+        msg = f"batch_key={batch_key!r}: every cell is a batch of its own there; name the column of donors, or plates."
+        raise ValueError(msg)
     return None if len(names) == 1 else np.asarray(numbers, dtype=np.int64)
 
 

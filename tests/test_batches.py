@@ -141,7 +141,8 @@ def test_what_is_refused(batched, unchanged):
                 function(batched, batch_key="none")
             with pytest.raises(ValueError, match=r"adata\.obs\['gaps'\] lacks the batch of 120 cells"):
                 function(batched, batch_key="gaps")
-        with pytest.raises(ValueError, match="every cell is a batch of its own"):
-            sctag.pp.build_graph(batched, batch_key="each")
+        for function in (sctag.pp.build_graph, sctag.tl.sctag):
+            with pytest.raises(ValueError, match="batch_key='each': every cell is a batch of its own"):
+                function(batched, batch_key="each")
         with pytest.raises(ValueError, match="preset='paper' knows no batches"):
             sctag.tl.sctag(batched, 3, preset="paper", batch_key="donor")

@@ -63,11 +63,7 @@ def find_neighbors_across(
 
     ``batches`` is (n_cells,) batch numbers from 0. Each batch gives the same number of others, rounded up, so that a
     row may hold a few more than asked for; one with too few cells gives as many as each of its own cells can have.
-    Raises ValueError if every cell is a batch of its own.
     """
-    if np.bincount(batches).max() < 2:
-        msg = "every cell is a batch of its own"
-        raise ValueError(msg)
     share = -(-(n_neighbors - 1) // (int(batches.max()) + 1))
     parts = []
     for batch in range(int(batches.max()) + 1):
