@@ -131,7 +131,7 @@ def holds_counts(matrix: Any) -> bool:
 def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tuple[sparse.csr_matrix, str]:
     """Raw counts as (n_obs, n_vars) CSR float32, and where they were found ("X" or the layer's name).
 
-    The given layer; else X if it holds counts; else ``layers["counts"]`` if that does; else X if its fractions may
+    The given layer; else X if it holds counts; else ``layers["counts"]`` if there is one; else X, whose fractions may
     be corrected counts. Raises ValueError for anything that no count likelihood can be fitted to.
     """
     matrix, name = _choose_matrix(adata, layer)

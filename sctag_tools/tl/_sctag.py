@@ -148,7 +148,7 @@ def sctag(
         :func:`sctag_tools.tl.map_query` and :func:`sctag_tools.tl.denoise` work on ``adata`` alone, also after it was
         written and read.
     save
-        New or empty folder to write the model into (:meth:`sctag_tools.ScTAG.save`).
+        New or empty folder to write the model into (:meth:`sctag_tools.ScTAG.save`), once the results are in ``adata``.
     key_added
         Name of the results; a second run under another name leaves the first as it is.
     copy
