@@ -118,15 +118,15 @@ MUTATIONS = [
     Mutation(
         "_core/model.py",
         "hop weights: in the wrong order",
-        "torch.cat([hop.weight for hop in layer.lins], dim=1)",
-        "torch.cat([hop.weight for hop in reversed(list(layer.lins))], dim=1)",
+        "for hop, linear in enumerate(layer.lins)",
+        "for hop, linear in enumerate(reversed(list(layer.lins)))",
         "core/test_graph.py::test_tag_layer_over_hop_blocks_equals_pyg_and_a_dense_sum",
     ),
     Mutation(
         "_core/model.py",
         "hop weights: no bias",
-        "return F.linear(blocks.flatten(1), weights, layer.bias)",
-        "return F.linear(blocks.flatten(1), weights)",
+        "out: Tensor = layer.bias",
+        "out: Tensor = torch.zeros_like(layer.bias)",
         "core/test_graph.py::test_tag_layer_over_hop_blocks_equals_pyg_and_a_dense_sum",
     ),
     Mutation(
@@ -146,9 +146,30 @@ MUTATIONS = [
     Mutation(
         "_core/model.py",
         "mask: what is left is not scaled up",
-        ".to(batch.blocks.dtype).mul_(1 / (1 - self.mask_rate))",
-        ".to(batch.blocks.dtype)",
+        ".to(part.blocks.dtype).mul_(1 / (1 - self.mask_rate))",
+        ".to(part.blocks.dtype)",
         "core/test_steps.py::test_a_mask_hides_genes_in_all_hops_alike_and_keeps_the_mean",
+    ),
+    Mutation(
+        "_core/model.py",
+        "mask: networks see the same genes",
+        "own = (drawn + number / len(self.networks)).frac_()",
+        "own = drawn.frac()",
+        "core/test_steps.py::test_a_mask_hides_genes_in_all_hops_alike_and_keeps_the_mean",
+    ),
+    Mutation(
+        "_core/model.py",
+        "shares: each gets the mask of the first rows",
+        "batch.share.of(mask)[:, None]",
+        "mask[: len(batch.blocks), None]",
+        "core/test_steps.py::test_shares_of_a_batch_add_up_to_it",
+    ),
+    Mutation(
+        "_core/model.py",
+        "shares: not weighted by their rows",
+        "return len(self.counts) / self.n_rows",
+        "return 1 / self.share.n_shares",
+        "core/test_steps.py::test_shares_of_a_batch_add_up_to_it",
     ),
     Mutation(
         "_core/model.py",

@@ -48,37 +48,38 @@ def captured_step(path: Path):
     sctag.pp.build_graph(adata)
     original, caught = train.Trainer._step, []
 
-    def catch(self, module, optimizer, batch):
-        original(self, module, optimizer, batch)
-        caught.append((self, module, optimizer, batch))
+    def catch(self, module, optimizer, parts):
+        original(self, module, optimizer, parts)
+        caught.append((self, module, optimizer, parts))
 
     train.Trainer._step = catch
     sctag.tl.sctag(adata, 8, pretrain_epochs=1, cluster_epochs=0, progress_bar=False)
     train.Trainer._step = original
-    trainer, module, optimizer, batch = caught[-1]
-    return trainer, batch, lambda: original(trainer, module, optimizer, batch)
+    trainer, module, optimizer, parts = caught[-1]
+    return trainer, parts, lambda: original(trainer, module, optimizer, parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
     options = parser.parse_args()
-    trainer, batch, step = captured_step(options.path)
-    rows, hops, genes = batch.blocks.shape
+    trainer, parts, step = captured_step(options.path)
+    rows, hops, genes = parts[0].blocks.shape
     networks, hidden = len(list(trainer.nets)), trainer.config.n_hidden
 
     with FlopCounterMode(display=False) as counter:
         step()
     flop = counter.get_total_flops()
     parameters = sum(weight.nbytes for weight in trainer.nets.parameters())
-    data = batch.blocks.nbytes + batch.counts.numel()
+    data = sum(part.blocks.nbytes + part.counts.numel() for part in parts)
     moved = data + parameters * 8  # weights, gradients and both moments, each read and written
-    forward = [(rows, hops * genes, hidden), (rows, hidden, genes)]
-    backward = [(hidden, rows, hops * genes), (rows, genes, hidden), (hidden, rows, genes)]
-    peak = product_rate((forward + backward) * networks)
+    forward = [(rows, genes, hidden)] * hops + [(rows, hidden, genes)]
+    backward = [(hidden, rows, genes)] * hops + [(rows, genes, hidden), (hidden, rows, genes)]
+    peak = product_rate((forward + backward) * networks * len(parts))
     taken = seconds_of(step)
-    print(f"{options.path.stem}: {rows} cells a step, {genes} genes, {hops - 1} hop, {networks} networks; ", end="")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores")
+    print(f"{options.path.stem}: {parts[0].n_rows} cells a step in {len(parts)} parts, {genes} genes, ", end="")
+    print(f"{hops - 1} hop, {networks} networks; torch {torch.__version__}, ", end="")
+    print(f"{torch.get_num_threads()} of {os.cpu_count()} cores")
     print(f"products in a step             {flop / 1e9:8.2f} GFLOP")
     print(f"bytes that it must move        {moved / 1e6:8.1f} MB ({data / 1e6:.1f} of data)")
     print(f"rate of products of its shapes {peak / 1e9:8.1f} GFLOP/s, so at best {flop / peak * 1e3:.1f} ms a step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from . import losses
 from .share import WHOLE, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from .config import Config
 
@@ -31,11 +32,16 @@ class Batch(NamedTuple):
     counts: Tensor  # (B, G) raw counts
     log_size: Tensor  # (B,) log size factors
     batch_numbers: Tensor  # (B,) number of the experimental batch that each cell came from
-    n_rows: int  # of the whole batch, of which this process may have a share
+    n_rows: int  # of the whole batch, of which this may be a share
     share: Share = WHOLE
     edges: Tensor | None = None  # (B, B) graph targets, rows sum to one or zero; None if the graph is not decoded
     same_cell: Tensor | None = None  # (B, B) True where both are one cell
     target: Tensor | None = None  # (B, K) target distribution, while clusters are trained
+
+    @property
+    def weight(self) -> float:
+        """What a mean over these rows counts for in the mean over the whole batch: shares may differ by a row."""
+        return len(self.counts) / self.n_rows
 
 
 class TAGEncoder(nn.Module):
@@ -71,8 +77,10 @@ class TAGEncoder(nn.Module):
 
 def apply_tag(layer: TAGConv, blocks: Tensor) -> Tensor:
     """Output of a TAG layer from hop features (B, K + 1, F): the sum of its per-hop products, plus the bias."""
-    weights = torch.cat([hop.weight for hop in layer.lins], dim=1)
-    return F.linear(blocks.flatten(1), weights, layer.bias)
+    out: Tensor = layer.bias
+    for hop, linear in enumerate(layer.lins):
+        out = torch.addmm(out, blocks[:, hop], linear.weight.T)
+    return out
 
 
 class BatchEffects(nn.Module):
@@ -158,13 +166,16 @@ _DECODERS: dict[str, type[MultinomialDecoder | ZINBDecoder]] = {
 
 
 class ScTAGNet(nn.Module):
-    """One network; calling it on a batch gives the terms of the loss."""
+    """One network; calling it on the parts of a batch gives the terms of the loss.
+
+    ``mask`` (n_rows, G) multiplies the input, all hops alike: neighbours must not give away a gene that is hidden.
+    """
 
     centroids: nn.Parameter
 
     def __init__(self, config: Config, log_mean_counts: Tensor, n_batches: int) -> None:
         super().__init__()
-        self.mask_rate, self.likelihood = config.mask_rate, config.likelihood
+        self.likelihood = config.likelihood
         self.encoder = TAGEncoder(len(log_mean_counts), config.n_hidden, config.n_latent, config.n_hops)
         self.decoder = _DECODERS[config.likelihood](config.n_latent, config.n_hidden, log_mean_counts, n_batches)
         if config.graph_weight > 0:
@@ -175,8 +186,13 @@ class ScTAGNet(nn.Module):
         self.centroids = nn.Parameter(centroids)
         self.spread = spread
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        latent = self.encoder(self._masked(batch)).float()  # of mixed precision, the losses are spared
+    def forward(self, parts: Sequence[Batch], mask: Tensor | None = None) -> dict[str, Tensor]:
+        each = [(part.weight, self._terms(part, mask)) for part in parts]
+        return {name: torch.stack([weight * terms[name] for weight, terms in each]).sum() for name in each[0][1]}
+
+    def _terms(self, batch: Batch, mask: Tensor | None) -> dict[str, Tensor]:
+        blocks = batch.blocks if mask is None else batch.blocks * batch.share.of(mask)[:, None]
+        latent = self.encoder(blocks).float()  # of mixed precision, the losses are spared
         terms: dict[str, Tensor] = {self.likelihood: self.decoder.loss(latent, batch)}
         if batch.edges is not None and batch.same_cell is not None:
             terms["graph"] = losses.graph_cross_entropy(self._similarity(latent), batch.edges, batch.same_cell)
@@ -187,18 +203,6 @@ class ScTAGNet(nn.Module):
     def assignment(self, latent: Tensor) -> Tensor:
         """(B, K) soft assignment of latent rows (B, n_latent)."""
         return losses.soft_assignment(latent, self.centroids, self.spread)
-
-    def _masked(self, batch: Batch) -> Tensor:
-        """Hide a random share of the genes of each cell, in all hops alike: neighbours must not give them away.
-
-        The mask of the whole batch is drawn in every process, so that their number does not change the result.
-        """
-        if not self.training or self.mask_rate == 0:
-            return batch.blocks
-        n_genes = batch.blocks.shape[2]
-        drawn = batch.share.of(torch.rand(batch.n_rows, n_genes, device=batch.blocks.device))
-        scaling = (drawn >= self.mask_rate).to(batch.blocks.dtype).mul_(1 / (1 - self.mask_rate))
-        return batch.blocks * scaling[:, None]
 
     def _similarity(self, latent: Tensor) -> Tensor:
         with torch.autocast(latent.device.type, enabled=False):
@@ -211,12 +215,27 @@ class Ensemble(nn.Module):
 
     def __init__(self, config: Config, log_mean_counts: Tensor, n_batches: int = 1) -> None:
         super().__init__()
+        self.mask_rate = config.mask_rate
         self.networks = nn.ModuleList(ScTAGNet(config, log_mean_counts, n_batches) for _ in range(config.n_networks))
 
     def __iter__(self) -> Iterator[ScTAGNet]:
         return iter(self.networks)  # type: ignore[arg-type]
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms of the loss, means over the networks."""
-        each = [network(batch) for network in self]
+    def forward(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """Terms of the loss, means over the networks and over the rows of the batch (sums of a process's parts)."""
+        masked = self.training and self.mask_rate > 0
+        masks: Iterator[Tensor | None] = self._masks(parts[0]) if masked else repeat(None)
+        each = [network(parts, mask) for network, mask in zip(self, masks, strict=False)]
         return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
+
+    def _masks(self, part: Batch) -> Iterator[Tensor]:
+        """For each network the factors (n_rows, G) that hide a random share of the genes of each cell.
+
+        Drawing is a tenth of a step's time, so that one number serves all networks, each of which counts it from a
+        point of its own: what one sees is hidden from the others as far as their number allows. The whole batch is
+        drawn in every process, so that the number of processes does not change the result.
+        """
+        drawn = torch.rand(part.n_rows, part.blocks.shape[2], device=part.blocks.device)
+        for number in range(len(self.networks)):
+            own = (drawn + number / len(self.networks)).frac_()
+            yield (own >= self.mask_rate).to(part.blocks.dtype).mul_(1 / (1 - self.mask_rate))

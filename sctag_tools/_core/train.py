@@ -10,10 +10,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import losses
-from .share import Share
+from .share import shares_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from lightning_fabric import Fabric
@@ -61,8 +61,9 @@ class Trainer:
     ) -> None:
         self.nets, self.data, self.config, self.fabric = nets.to(fabric.device), data, config, fabric
         self.progress = progress and fabric.is_global_zero
-        self._share = Share(fabric.global_rank, fabric.world_size)
-        self._paired = config.graph_weight > 0  # the graph decoder needs edges within a batch
+        self._paired = config.graph_weight > 0  # the graph decoder needs edges within a batch, and it whole
+        halves = fabric.device.type == "cpu" and not self._paired  # on a GPU they would be twice the launches
+        self._shares = shares_of(fabric.global_rank, fabric.world_size, least=2 if halves else 1)
         self._rows = data.batches(config.batch_size, rng, paired=self._paired)
         self._steps_per_epoch = data.steps_per_epoch(config.batch_size, paired=self._paired)
         self._target: Tensor | None = None
@@ -98,23 +99,27 @@ class Trainer:
         """(n_cells, n_latent) latent of all cells from each network as it is, nothing masked."""
         self.nets.eval()
         with torch.no_grad():
-            parts = torch.split(self._share.of(self.data.blocks), _ROWS_AT_ONCE)
-            blocks = (part.to(self.fabric.device) for part in parts)
-            encoded = [[net.encoder(block) for net in self.nets] for block in blocks]
-            latents = [self._gathered(torch.cat(of_one)) for of_one in zip(*encoded, strict=True)]
+            encoded = [self._encoded(share.of(self.data.blocks)) for share in self._shares]
+            latents = [self._gathered(of_one) for of_one in zip(*encoded, strict=True)]
         if not all(torch.isfinite(latent).all() for latent in latents):
             self._fail(len(self.history["loss"]), ["latent"])
         return latents
 
-    def _gathered(self, part: Tensor) -> Tensor:
-        """Rows of all cells, in their order, from every process's share."""
-        if self._share.world == 1:
-            return part
-        most = math.ceil(len(self.data) / self._share.world)
-        padded = nn.functional.pad(part, (0, 0, 0, most - len(part)))
-        parts = [torch.empty_like(padded) for _ in range(self._share.world)]
-        torch.distributed.all_gather(parts, padded)
-        return torch.stack(parts, dim=1).flatten(0, 1)[: len(self.data)]
+    def _encoded(self, blocks: Tensor) -> list[Tensor]:
+        """Latents of these cells from each network."""
+        parts = (part.to(self.fabric.device) for part in torch.split(blocks, _ROWS_AT_ONCE))
+        each = [[net.encoder(part) for net in self.nets] for part in parts]
+        return [torch.cat(of_one) for of_one in zip(*each, strict=True)]
+
+    def _gathered(self, parts: Sequence[Tensor]) -> Tensor:
+        """Rows of all cells, in their order, from this process's shares and those of the others."""
+        n_shares = self._shares[0].n_shares
+        most = math.ceil(len(self.data) / n_shares)
+        padded = [nn.functional.pad(part, (0, 0, 0, most - len(part))) for part in parts]
+        if len(padded) < n_shares:
+            mine, padded = padded[0], [torch.empty_like(padded[0]) for _ in range(n_shares)]
+            torch.distributed.all_gather(padded, mine)
+        return torch.stack(padded, dim=1).flatten(0, 1)[: len(self.data)]
 
     def assignment(self) -> Tensor:
         """(n_cells, K) soft assignment from the networks as they are, their mean."""
@@ -137,26 +142,26 @@ class Trainer:
                 for group in optimizer.param_groups:
                     group["lr"] = self.config.learning_rate * rate(step)
                 rows = next(self._rows)
-                batch = self.data.batch(
-                    rows, self.fabric.device, self._target, with_edges=self._paired, share=self._share
-                )
-                self._step(module, optimizer, batch)
+                parts = [
+                    self.data.batch(rows, self.fabric.device, self._target, with_edges=self._paired, share=share)
+                    for share in self._shares
+                ]
+                self._step(module, optimizer, parts)
                 if (step + 1) % _REFRESH_EVERY == 0 or step + 1 == steps:
                     bar.set_postfix(self._read_terms(), refresh=False)
         return "all steps done"
 
-    def _step(self, module: Any, optimizer: Any, batch: Batch) -> None:
+    def _step(self, module: Any, optimizer: Any, parts: list[Batch]) -> None:
         """One step; nothing in it waits for the device, or moves to another."""
         self.nets.train()
-        terms = module(batch)
-        # Means over shares of unequal size are no mean over the batch, so each is weighted.
-        weight = len(batch.counts) * self._share.world / batch.n_rows
-        loss = sum(self._weights[name] * term for name, term in terms.items()) * weight
+        n_processes = self.fabric.world_size  # gradients become their mean over processes, and are to be their sum
+        terms = {name: term * n_processes for name, term in module(parts).items()}
+        loss = sum(self._weights[name] * term for name, term in terms.items())
         optimizer.zero_grad()
         self.fabric.backward(loss)
         nn.utils.clip_grad_norm_(self.nets.parameters(), _MAX_GRADIENT)
         optimizer.step()
-        self._unread.append({"loss": loss.detach(), **{name: term.detach() * weight for name, term in terms.items()}})
+        self._unread.append({"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}})
 
     def _read_terms(self) -> dict[str, str]:
         """Bring the terms of the latest steps into the history; returns the last, for the bar."""

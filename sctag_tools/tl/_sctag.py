@@ -135,7 +135,8 @@ def sctag(
         ``"auto"`` (a CUDA device if there is one, else the CPU), ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"``.
     devices
         Processes that share each batch, on one machine: one a GPU, or that many on the CPU. Each holds all cells. Equal
-        seeds give equal results whatever their number, up to rounding.
+        seeds give equal results whatever their number, up to rounding; one and two on the CPU, with as many threads
+        each, to the bit.
     precision
         Of training: ``"32-true"``, or ``"bf16-mixed"`` for a GPU with bfloat16; the latent and the assignment are
         always computed in float32.

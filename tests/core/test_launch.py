@@ -38,12 +38,13 @@ def test_two_processes_find_what_one_does():
     one, two = fit(*cells(), 3, CONFIG, **OPTIONS), fit_in_processes(2, *cells(), 3, CONFIG, **OPTIONS)
     assert {n: signal.getsignal(n) for n in signal.valid_signals()} == handlers
     assert dict(os.environ) == environment
-    assert adjusted_rand_score(one.labels, two.labels) > 0.99
     assert one.history.keys() == two.history.keys()
     for name, values in one.history.items():  # means over shares of unequal size, weighted
-        np.testing.assert_allclose(two.history[name], values, rtol=1e-4, err_msg=name)
-    np.testing.assert_allclose(two.latent, one.latent, atol=1e-3 * np.abs(one.latent).max())
-    np.testing.assert_allclose(two.proba, one.proba, atol=1e-3)
+        np.testing.assert_allclose(two.history[name], values, rtol=1e-5, err_msg=name)
+    # One process adds up the same halves: but for the last bits of the read-out there is no difference.
+    np.testing.assert_allclose(two.latent, one.latent, atol=1e-5 * np.abs(one.latent).max())
+    np.testing.assert_allclose(two.proba, one.proba, atol=1e-5)
+    np.testing.assert_array_equal(two.labels, one.labels)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from scipy import sparse, stats
 from sctag_tools._core import train
 from sctag_tools._core.config import Config
 from sctag_tools._core.fit import fit
-from sctag_tools._core.model import Batch, ScTAGNet, ZINBDecoder
+from sctag_tools._core.model import Batch, Ensemble, ScTAGNet, ZINBDecoder
+from sctag_tools._core.share import shares_of
 
 N, G, K = 40, 30, 3
 SIZES = {"n_hidden": 8, "n_latent": 4, "n_hops": 2}
@@ -28,15 +29,57 @@ def network(**options):
     return ScTAGNet(Config(**{**SIZES, **options}), torch.zeros(G), 1)
 
 
+def seen_by(networks):
+    """What the encoders of an ensemble got, filled in as they are called."""
+    seen = []
+    for net in networks:
+        net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    return seen
+
+
+def ensemble(**options):
+    torch.manual_seed(0)
+    return Ensemble(Config(**{**SIZES, **options}), torch.zeros(G))
+
+
 def test_a_mask_hides_genes_in_all_hops_alike_and_keeps_the_mean():
-    net, cells = network(mask_rate=0.75).train(), batch()
-    scaling = (net._masked(cells) / cells.blocks).numpy()
-    assert set(np.unique(scaling.round(4))) == {0, 4}
-    np.testing.assert_allclose(scaling, scaling[:, :1].repeat(3, axis=1), rtol=1e-4)
-    assert scaling.mean() == pytest.approx(1, abs=0.1)
-    assert np.ptp((scaling[:, 0] > 0).sum(axis=1)) > 0, "cells are masked one by one"
-    assert torch.equal(net.eval()._masked(cells), cells.blocks)
-    assert torch.equal(network(mask_rate=0.0).train()._masked(cells), cells.blocks)
+    networks, cells = ensemble(mask_rate=0.75).train(), batch()
+    seen = seen_by(networks)
+    networks([cells])
+    for blocks in seen:
+        scaling = (blocks / cells.blocks).numpy()
+        assert set(np.unique(scaling.round(4))) == {0, 4}
+        np.testing.assert_allclose(scaling, scaling[:, :1].repeat(3, axis=1), rtol=1e-4)
+        assert scaling.mean() == pytest.approx(1, abs=0.1)
+        assert np.ptp((scaling[:, 0] > 0).sum(axis=1)) > 0, "cells are masked one by one"
+    # A quarter each of the genes, of which no two networks see the same.
+    assert ((np.stack(seen) != 0).sum(axis=0) <= 1).all()
+    for unmasked in (networks.eval(), ensemble(mask_rate=0.0).train()):
+        seen = seen_by(unmasked)
+        unmasked([cells])
+        assert all(torch.equal(blocks, cells.blocks) for blocks in seen)
+
+
+@pytest.mark.parametrize("n_shares", [2, 3])
+def test_shares_of_a_batch_add_up_to_it(n_shares):
+    whole, terms, gradients = batch(), {}, {}
+    shares = shares_of(0, 1, least=n_shares)
+    assert shares == [share for rank in range(n_shares) for share in shares_of(rank, n_shares, least=2)]
+    parts = [
+        whole._replace(
+            blocks=share.of(whole.blocks), counts=share.of(whole.counts), log_size=share.of(whole.log_size),
+            batch_numbers=share.of(whole.batch_numbers), share=share,
+        )
+        for share in shares
+    ]  # fmt: skip
+    for name, of_batch in (("whole", [whole]), ("parts", parts)):
+        networks = ensemble(mask_rate=0.5).train()
+        torch.manual_seed(1)
+        terms[name] = networks(of_batch)["multinomial"]
+        gradients[name] = torch.autograd.grad(terms[name], list(networks.parameters()))
+    assert terms["parts"].item() == pytest.approx(terms["whole"].item(), rel=1e-6)
+    for of_parts, of_whole in zip(gradients["parts"], gradients["whole"], strict=True):
+        np.testing.assert_allclose(of_parts.numpy(), of_whole.numpy(), atol=1e-6)
 
 
 def test_the_terms_of_the_loss_by_hand():
@@ -50,7 +93,7 @@ def test_the_terms_of_the_loss_by_hand():
     net.set_centroids(torch.randn(K, 4), 0.5)
     cells = batch(edges=torch.from_numpy(edges), same_cell=same, target=torch.from_numpy(target))
     with torch.no_grad():
-        terms = net(cells)
+        terms = net([cells])
         z = net.encoder(cells.blocks).double().numpy()
         logits = net.decoder(torch.from_numpy(z).float(), cells.batch_numbers).double().numpy()
         features = net.graph_decoder(torch.from_numpy(z).float()).double().numpy()
@@ -89,10 +132,11 @@ def test_the_target_is_sharpened_from_the_networks_as_they_are(monkeypatch):
         assigned.append(assignment(trainer))
         return assigned[-1]
 
-    def watched_step(trainer, module, optimizer, of_step):
-        if of_step.target is not None:
-            seen.append((len(assigned), of_step.target.numpy().copy(), trainer._target.numpy().copy()))
-        step(trainer, module, optimizer, of_step)
+    def watched_step(trainer, module, optimizer, parts):
+        if trainer._target is not None:
+            of_batch = np.concatenate([part.target.numpy() for part in parts])
+            seen.append((len(assigned), of_batch, trainer._target.numpy().copy()))
+        step(trainer, module, optimizer, parts)
 
     monkeypatch.setattr(train.Trainer, "assignment", watched_assignment)
     monkeypatch.setattr(train.Trainer, "_step", watched_step)
