@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,18 @@ _ORIGINAL_LABELS = "cell_type1"
 _BUNDLED, _BUNDLED_LABELS = "pbmc68k_reduced", "bulk_labels"
 _TARGET_SUM = 1e4
 _SUFFIXES = {".h5ad", ".h5", ".hdf5", ".loom", ".zarr", ".csv", ".tsv", ".txt", ".gz", ".zip"}
+_OPTIONS = {
+    "n_clusters": "--n-clusters", "resolution": "--resolution", "batch_key": "--batch-key", "preset": "--preset",
+    "n_top_genes": "--highly-genes", "n_neighbors": "--n-neighbors", "pretrain_epochs": "--pretrain-epochs",
+    "cluster_epochs": "--maxiter", "label_key": "--label-key", "layer": "--layer", "random_state": "--seed",
+    "key_added": "--key", "accelerator": "--accelerator", "devices": "--devices", "precision": "--precision",
+    "use_rep": "--use-rep",
+}  # fmt: skip
+_ANY, _SNAKES = "|".join(_OPTIONS), "|".join(name for name in _OPTIONS if "_" in name)
+# A word such as "layer" may be just a word; what stands in quotes is the user's.
+_NAMED_OPTION = re.compile(
+    rf"(?<!['\"-])(?:`({_ANY})=?`|\b({_ANY})(=)(?=\S)|\b({_SNAKES})\b(?!['\"])|^({_ANY})\b(?= must))"
+)
 _Transpose = Annotated[bool, typer.Option("--transpose", help="The table has genes in rows, cells in columns.")]
 
 
@@ -217,7 +230,7 @@ def _print_score(adata: AnnData, label_key: str, key: str) -> None:
 def _plain_messages() -> Iterator[None]:
     """Warnings as one line each; errors that the user can mend as one line and exit status 1."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
+        warnings.showwarning = lambda message, *_args, **_kwargs: _warn(_in_options(message))
         try:
             yield
         except (KeyError, OSError, TypeError, ValueError, ImportError, NotImplementedError, RuntimeError) as error:
@@ -225,11 +238,25 @@ def _plain_messages() -> Iterator[None]:
             raise typer.Exit(1) from error
 
 
+def _warn(message: str) -> None:
+    typer.echo(f"Warning: {message}", err=True)
+
+
 def _said(error: Exception) -> str:
     if isinstance(error, AdvisedError):
         return error.on_command_line
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join([str(message), *getattr(error, "__notes__", ())])
+    return _in_options(" ".join([str(message), *getattr(error, "__notes__", ())]))
+
+
+def _in_options(message: object) -> str:
+    """A message of the Python functions with the names that their parameters have on the command line."""
+
+    def option(found: re.Match[str]) -> str:
+        name = next(group for group in found.groups() if group in _OPTIONS)
+        return _OPTIONS[name] + (" " if found[3] else "")
+
+    return _NAMED_OPTION.sub(option, str(message))
 
 
 def _load(data: Path | None, *, transpose: bool) -> tuple[AnnData, str | None]:
@@ -309,7 +336,7 @@ def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, seed: int)
     n_obs = adata.n_obs
     sc.pp.filter_cells(adata, min_counts=1)
     if adata.n_obs < n_obs:
-        typer.echo(f"Warning: {n_obs - adata.n_obs} cells without any count are left out.", err=True)
+        _warn(f"{n_obs - adata.n_obs} cells without any count are left out.")
     adata.uns.pop("log1p", None)  # of what X held before
     sc.pp.normalize_total(adata, target_sum=_TARGET_SUM)
     sc.pp.log1p(adata)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import anndata
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 import scanpy as sc
 from anndata import AnnData
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import sctag_tools as sctag
-from sctag_tools.cli import app
+from sctag_tools.cli import _OPTIONS, _in_options, app
 
 SHORT = ["--pretrain-epochs", "3", "--maxiter", "2", "--quiet"]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -327,8 +330,8 @@ def test_h5_without_exprs(blobs):
     ("options", "match"),
     [
         (["--label-key", "none"], "--label-key 'none' is no column of obs; there are ['group']"),
-        (["--n-neighbors", 1], "n_neighbors must be at least 2"),
-        (["--layer", "none"], "layer='none' is not in adata.layers"),
+        (["--n-neighbors", 1], "--n-neighbors must be at least 2"),
+        (["--layer", "none"], "--layer 'none' is not in adata.layers"),
         (["--out", "result.csv"], "--out must end in .h5ad"),
         (["--out", "nowhere/result.h5ad"], "folder of --out does not exist"),
         (["--key", "sctag_neighbors"], "sctag_neighbors"),
@@ -342,16 +345,16 @@ def test_wrong_options(data, options, match):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["--n-clusters", 151], "n_clusters=151 exceeds the 150 cells"),
-        (["--n-clusters", 0], "n_clusters must be at least 1"),
-        (["--resolution", 0], "resolution must lie in"),
-        (["--pretrain-epochs", -1], "pretrain_epochs must be at least 0"),
-        (["--maxiter", -1], "cluster_epochs must be at least 0"),
-        (["--preset", "papr"], "preset must be one of"),
-        (["--accelerator", "tpu"], "accelerator must be one of"),
-        (["--precision", "16"], "precision must be one of"),
-        (["--batch-key", "donor"], "batch_key='donor' is no column"),
-        (["--key", ""], "key_added must be a non-empty string"),
+        (["--n-clusters", 151], "--n-clusters 151 exceeds the 150 cells"),
+        (["--n-clusters", 0], "--n-clusters must be at least 1"),
+        (["--resolution", 0], "--resolution must lie in"),
+        (["--pretrain-epochs", -1], "--pretrain-epochs must be at least 0"),
+        (["--maxiter", -1], "--maxiter must be at least 0"),
+        (["--preset", "papr"], "--preset must be one of"),
+        (["--accelerator", "tpu"], "--accelerator must be one of"),
+        (["--precision", "16"], "--precision must be one of"),
+        (["--batch-key", "donor"], "--batch-key 'donor' is no column"),
+        (["--key", ""], "--key must be a non-empty string"),
         (["--key", "group"], "adata holds something else under 'group'"),
         (["--save-model", "."], "is not empty"),
     ],
@@ -393,14 +396,30 @@ def test_one_cell(blobs):
     assert "at least 2 cells" in _fails("one.h5ad")
 
 
+def test_messages_name_the_options_of_the_command():
+    said = "n_clusters=3 and `layer=` or `key_added`; a layer, 'batch_key', batch_keys, obs['resolution']"
+    meant = "--n-clusters 3 and --layer or --key; a layer, 'batch_key', batch_keys, obs['resolution']"
+    assert _in_options(said) == meant
+
+
+def test_every_named_option_exists():
+    commands = (get_command(app).commands[name] for name in ("run", "map"))
+    declared = {option for command in commands for parameter in command.params for option in parameter.opts}
+    assert set(_OPTIONS.values()) <= declared
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "sctag_tools", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == version("sctag-tools")
+
+
 def test_help_and_version():
     result = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 0
     for option in ("--highly-genes", "--highly_genes", "--pretrain-epochs", "--maxiter", "--n-clusters", "--label-key",
                    "--seed", "--key", "--out"):  # fmt: skip
         assert option in result.stdout
-    from importlib.metadata import version
-
     assert CliRunner().invoke(app, ["--version"]).stdout.strip() == version("sctag-tools")
 
 
