@@ -2,12 +2,14 @@
 
     python docs/benchmarks/accuracy.py run DATA_FOLDER --configurations default "no graph" --seeds 5 --jobs 2
     python docs/benchmarks/accuracy.py tables --peers docs/benchmarks/peers.csv
+    python docs/benchmarks/accuracy.py --out docs/benchmarks/engine.csv change docs/benchmarks/accuracy.csv
 
 DATA_FOLDER holds `.h5ad` files with raw counts in X and labels in `obs["cell_type"]`. Before a run the rows are
 shuffled, the cells renamed and the labels taken out; they are joined again for scoring alone (protocol.md). Each run
 has a process of its own with one thread; rows that the CSV holds already are not run again. `tables` prints what the
 documentation shows; `--peers` adds the scores of other methods, a CSV with the columns dataset, method, seed, k_true,
-k_pred, ARI and NMI (the names of methods that were told the number of clusters end in `_k_given`).
+k_pred, ARI and NMI (the names of methods that were told the number of clusters end in `_k_given`). `change` holds the
+default's runs against earlier ones of the same sets and seeds: what a quicker engine does to accuracy.
 """
 
 from __future__ import annotations
@@ -180,6 +182,21 @@ def tables(options: argparse.Namespace) -> None:
         print(f"\n{ablation(results)}")
 
 
+def change(options: argparse.Namespace) -> None:
+    keys = ["set", "k_given", "seed"]
+    runs = {"before": pd.read_csv(options.before), "after": pd.read_csv(options.out)}
+    scores = {name: table[table["configuration"] == "default"].set_index(keys)["ARI"] for name, table in runs.items()}
+    paired = pd.DataFrame(scores).dropna()
+    paired["change"] = paired["after"] - paired["before"]
+    for k_given, group in paired.groupby("k_given", sort=False):
+        of_seeds = group.groupby("seed").mean()
+        of_sets = group.groupby("set").mean()
+        print(f"ARI, number of clusters {'given' if k_given else 'not given'} ({len(of_seeds)} seeds)")
+        print(of_sets.round(3).to_string())
+        print(f"mean over sets: {of_seeds['before'].mean():.3f}, {of_seeds['after'].mean():.3f}, ", end="")
+        print(f"change {of_seeds['change'].mean():+.3f} ± {of_seeds['change'].std():.3f}\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "accuracy.csv")
@@ -198,6 +215,9 @@ def main() -> None:
     command = commands.add_parser("tables")
     command.add_argument("--peers", type=Path)
     command.set_defaults(call=tables)
+    command = commands.add_parser("change")
+    command.add_argument("before", type=Path)
+    command.set_defaults(call=change)
     options = parser.parse_args()
     options.call(options)
 

@@ -181,12 +181,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Mean ARI over seeds, its standard deviation, one column a set."""
-    done = pd.read_csv(options.out)
+    """Mean ARI over seeds, its standard deviation, one row a set; our default from accuracy.csv beside."""
+    ours = pd.read_csv(HERE / "accuracy.csv")
+    ours = ours[(ours["configuration"] == "default") & ours["k_given"]].assign(method="default")
+    done = pd.concat([pd.read_csv(options.out), ours])
     cells = done.groupby(["method", "set"])["ARI"].agg(["mean", "std", "count"])
-    cells["text"] = [f"{mean:.3f} ± {std:.3f} ({n})" for mean, std, n in cells.itertuples(index=False)]
-    order = [method for method in METHODS if method in set(done["method"])]
-    print(cells["text"].unstack().reindex(order).fillna("not run").to_string())
+    spread = cells["std"].map(" ± {:.3f}".format).where(cells["count"] > 1, "")
+    cells["text"] = cells["mean"].map("{:.3f}".format) + spread + cells["count"].map(" ({})".format)
+    table = cells["text"].unstack(level="method")
+    order = [method for method in METHODS if method in table]
+    print(table[["default", *order]].T.fillna("not run").to_string())
 
 
 def compare(options: argparse.Namespace) -> None:
