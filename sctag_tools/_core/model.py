@@ -224,8 +224,8 @@ class Ensemble(nn.Module):
     def forward(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """Terms of the loss, means over the networks and over the rows of the batch (sums of a process's parts)."""
         masked = self.training and self.mask_rate > 0
-        masks: Iterator[Tensor | None] = self._masks(parts[0]) if masked else repeat(None)
-        each = [network(parts, mask) for network, mask in zip(self, masks, strict=False)]
+        masks: Iterator[Tensor | None] = self._masks(parts[0]) if masked else repeat(None, len(self.networks))
+        each = [network(parts, mask) for network, mask in zip(self, masks, strict=True)]
         return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
 
     def _masks(self, part: Batch) -> Iterator[Tensor]:
