@@ -214,7 +214,7 @@ def _beside(done: pd.DataFrame, peers: pd.DataFrame) -> pd.DataFrame:
         parts[f"{column} original"], parts[f"{column} original sd"] = original["mean"], original["std"]
         parts[f"{column} ours"] = done.groupby("set")[column].mean()
         parts[f"{column} ours sd"] = done.groupby("set")[column].std()
-    return pd.DataFrame(parts).dropna(subset="ARI ours").round(3)
+    return pd.DataFrame(parts).dropna(subset=["ARI original", "ARI ours"]).round(3)
 
 
 def _draw(ours: pd.DataFrame, theirs: pd.DataFrame):
