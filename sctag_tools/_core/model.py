@@ -231,8 +231,9 @@ class Ensemble(nn.Module):
     def _masks(self, part: Batch) -> Iterator[Tensor]:
         """For each network the factors (n_rows, G) that hide a random share of the genes of each cell.
 
-        Drawing is slow, so that one number serves all networks, each of which counts it from a point of its own: what one sees is hidden from the others as far as their number allows. The whole batch is
-        drawn in every process, so that the number of processes does not change the result.
+        Drawing is slow, so that one number serves all networks, each of which counts it from a point of its own: what
+        one sees is hidden from the others as far as their number allows. The whole batch is drawn in every process, so
+        that the number of processes does not change the result.
         """
         drawn = torch.rand(part.n_rows, part.blocks.shape[2], device=part.blocks.device)
         for number in range(len(self.networks)):
