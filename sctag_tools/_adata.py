@@ -99,10 +99,11 @@ def select_genes(adata: AnnData, mask_var: NDArray[np.bool_] | str | Default | N
         mask, name = adata.var[mask_var].to_numpy(), mask_var
     else:
         mask, name = np.asarray(mask_var), "array"
-    return _checked_mask(mask, name, adata.n_vars), name
+    return checked_mask(mask, name, adata.n_vars), name
 
 
-def _checked_mask(mask: NDArray[np.bool_], name: str, n_vars: int) -> NDArray[np.bool_]:
+def checked_mask(mask: NDArray[np.bool_], name: str, n_vars: int) -> NDArray[np.bool_]:
+    """The mask; ValueError unless it is boolean, of this length, and selects something."""
     if mask.dtype != bool:
         msg = f"The gene mask {name!r} must be boolean, got {mask.dtype}."
         raise ValueError(msg)
@@ -126,6 +127,14 @@ def holds_counts(matrix: Any) -> bool:
     if stored.dtype.kind in "bui":
         return stored.dtype.kind != "i" or not (stored < 0).any()
     return bool(np.isfinite(stored).all() and (stored >= 0).all() and (stored == np.floor(stored)).all())
+
+
+def are_unlogged(matrix: Any) -> bool:
+    """Whether the values are counts as they were read, or corrected ones: not logged, not scaled."""
+    if holds_counts(matrix):
+        return True
+    stored = values(matrix)
+    return bool(np.isfinite(stored).all() and (stored >= 0).all() and stored.max(initial=0) >= _LOG_CEILING)
 
 
 def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tuple[sparse.csr_matrix, str]:
@@ -166,23 +175,28 @@ def _check_counts(adata: AnnData, matrix: object, name: str) -> None:
     if holds_counts(matrix):
         return
     is_logged = name == "X" and "log1p" in adata.uns
-    if is_logged or stored.max(initial=0) < _LOG_CEILING:
-        raise _no_counts(
-            adata, f"{where} looks log-normalised, raw counts are needed.", "`check_values=False` skips this check."
-        )
+    if is_logged or not are_unlogged(matrix):
+        raise _no_counts(adata, f"{where} looks log-normalised, raw counts are needed.", may_skip=True)
     msg = f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM)."
     logg.warn(msg)
 
 
-def _no_counts(adata: AnnData, problem: str, python: str = "") -> AdvisedError:
+def _no_counts(adata: AnnData, problem: str, *, may_skip: bool = False) -> AdvisedError:
     """The error for values that no count likelihood can be fitted to, with the way to where the counts are."""
     if adata.raw is not None and holds_counts(adata.raw.X):
         problem = f"{problem} adata.raw holds counts of the same cells:"
         call = "adata.raw.to_adata()"
         command = f"in Python, `{call}.write_h5ad('counts.h5ad')` writes a file of them."
-        return AdvisedError(problem, f"`adata = {call}` takes them. {python}".rstrip(), command)
+        return _advised(problem, f"`adata = {call}` takes them.", command, may_skip=may_skip)
     advice = f"Keep the raw counts before normalising, `{_KEEP_COUNTS}`, or name their layer with"
-    return AdvisedError(problem, f"{advice} `layer=`. {python}".rstrip(), f"{advice} `--layer`.")
+    return _advised(problem, f"{advice} `layer=`.", f"{advice} `--layer`.", may_skip=may_skip)
+
+
+def _advised(problem: str, python: str, command: str, *, may_skip: bool) -> AdvisedError:
+    if may_skip:
+        python += " `check_values=False` skips this check."
+        command += " `--no-check-values` skips this check."
+    return AdvisedError(problem, python, command)
 
 
 def representation_of(adata: AnnData, name: str) -> NDArray[np.floating]:
@@ -227,8 +241,9 @@ def require_own_key(adata: AnnData, key: str) -> None:
     if entry is not None:
         foreign = not is_result(entry)
     else:
+        columns = (key, f"{key}_confidence")
         foreign = (f"X_{key}" in adata.obsm) != (f"{key}_proba" in adata.obsm) or (
-            key in adata.obs and f"X_{key}" not in adata.obsm
+            f"X_{key}" not in adata.obsm and any(column in adata.obs for column in columns)
         )
     if foreign:
         msg = f"adata holds something else under {key!r}; choose another name with `key_added=`."
@@ -265,9 +280,10 @@ def clusters_of(proba: NDArray[np.floating]) -> pd.Categorical:
     return pd.Categorical.from_codes(proba.argmax(axis=1), categories=[str(i) for i in range(proba.shape[1])])
 
 
-def forget_earlier(adata: AnnData, key: str) -> None:
-    """Remove what was made of an earlier result of this name: colours, UMAP, novelty, denoised expression."""
-    adata.uns.pop(f"{key}_colors", None)
+def forget_earlier(adata: AnnData, key: str, n_clusters: int) -> None:
+    """Remove what was made of an earlier result of this name: UMAP, novelty, denoised expression, too few colours."""
+    if len(adata.uns.get(f"{key}_colors", ())) != n_clusters:
+        adata.uns.pop(f"{key}_colors", None)
     adata.obsm.pop(f"X_{key}_umap", None)
     if f"{key}_novelty" in adata.obs:
         del adata.obs[f"{key}_novelty"]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _OF_GENES = {None, "X_pca", "X"}  # representations that new cells can be put into from their counts
 _USUAL_NEIGHBORS = 15
 _SMALL_BATCH = 10
+_LONE_SHARE = 0.01
 _OWN_GRAPH = "sctag_neighbors"  # where `pp.build_graph` writes unless it is told otherwise
 
 
@@ -56,6 +57,7 @@ class TrainingInputs:
     ) -> TrainingInputs:
         """Read from ``adata``, which stays as it is."""
         weights = graph_of(adata, neighbors_key, "connectivities")
+        _warn_of_lone_cells(weights, neighbors_key)
         genes, mask_name = select_genes(adata, mask_var)
         batches = batch_numbers(adata, batch_key)
         _warn_of_names(adata)
@@ -101,8 +103,10 @@ class TrainingInputs:
         )
 
 
-def check_run_options(n_clusters: int | None, n_obs: int, neighbors_key: str, resolution: float) -> None:
-    """Raise TypeError or ValueError for what no run can take."""
+def check_run_options(
+    n_clusters: int | None, n_obs: int, neighbors_key: str, resolution: float, *, most: int | None = None
+) -> None:
+    """Raise TypeError or ValueError for what no run can take, which tells ``most`` clusters apart."""
     if n_obs < 2:
         msg = f"Clustering needs at least 2 cells, adata has {n_obs}."
         raise ValueError(msg)
@@ -110,6 +114,9 @@ def check_run_options(n_clusters: int | None, n_obs: int, neighbors_key: str, re
         check_integer("n_clusters", n_clusters, low=1)
         if n_clusters > n_obs:
             msg = f"n_clusters={n_clusters} exceeds the {n_obs} cells."
+            raise ValueError(msg)
+        if most is not None and n_clusters > most:
+            msg = f"n_clusters={n_clusters} exceeds the {most} that are told apart; cluster the cells in parts."
             raise ValueError(msg)
     check_name("neighbors_key", neighbors_key)
     check_number("resolution", resolution, low=1e-3, high=1e3)
@@ -129,6 +136,15 @@ def graph_of(adata: AnnData, neighbors_key: str, what: str) -> sparse.csr_matrix
         msg = f"The graph {neighbors_key!r} has negative or non-finite weights; rebuild it."
         raise ValueError(msg)
     return weights
+
+
+def _warn_of_lone_cells(weights: sparse.csr_matrix, neighbors_key: str) -> None:
+    n_lone = int((np.diff(weights.indptr) == 0).sum())
+    if n_lone > _LONE_SHARE * weights.shape[0]:
+        logg.warn(
+            f"{n_lone} of {weights.shape[0]} cells have no neighbour in the graph {neighbors_key!r}; if it was built "
+            "before adata was cut to these cells, build it again."
+        )
 
 
 def _warn_of_names(adata: AnnData) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from . import _logging as logg
 from ._adata import DEFAULT, require_anndata, require_in_memory
 from ._checks import check_choice, check_flag, check_integer, check_seed
-from ._core.config import Config
+from ._core.config import MOST_CLUSTERS, Config
 from ._inputs import TrainingInputs, check_run_options
 from ._query import prepare_query
 from ._trained import Trained
@@ -105,7 +105,7 @@ class ScTAG:
             graph_weight=graph_weight,
             cluster_weight=cluster_weight,
         )
-        check_run_options(n_clusters, adata.n_obs, neighbors_key, resolution)
+        check_run_options(n_clusters, adata.n_obs, neighbors_key, resolution, most=MOST_CLUSTERS)
         check_flag("check_values", check_values)
         self.adata: AnnData | None = adata
         self._n_clusters, self._resolution = n_clusters, float(resolution)
@@ -164,7 +164,7 @@ class ScTAG:
         if inputs is None:
             msg = "A loaded model holds no counts to train on; build a new one from the AnnData: `ScTAG(adata)`."
             raise RuntimeError(msg)
-        _check_devices(devices, precision, config, len(inputs.totals))
+        check_devices(devices, precision, config, len(inputs.totals))
         training = {"random_state": int(random_state), "accelerator": accelerator, "precision": precision}
         result = _fit(
             int(devices),
@@ -371,7 +371,8 @@ def record_of(result: Fit, params: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _check_devices(devices: int, precision: str, config: Config, n_obs: int) -> None:
+def check_devices(devices: int, precision: str, config: Config, n_obs: int) -> None:
+    """Raise TypeError or ValueError for processes that could not share the work."""
     check_integer("devices", devices, low=1)
     check_choice("precision", precision, get_args(Precision))
     if devices > min(config.batch_size, n_obs):

@@ -111,6 +111,9 @@ def run(
         ),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the raw counts, if X does not hold them.")] = None,
+    check_values: Annotated[
+        bool, typer.Option("--check-values/--no-check-values", help="Refuse values that look logged or scaled.")
+    ] = True,
     transpose: _Transpose = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random draws.")] = 0,
     key: Annotated[str, typer.Option(help="Name of the results in the file.")] = "sctag",
@@ -134,10 +137,10 @@ def run(
             "preset": preset, "n_clusters": n_clusters, "resolution": resolution, "batch_key": batch_key,
             "pretrain_epochs": pretrain_epochs, "cluster_epochs": maxiter, "accelerator": accelerator,
             "devices": devices, "precision": precision, "random_state": seed, "key_added": key, "save": save_model,
-            "progress_bar": not quiet,
+            "progress_bar": not quiet, "check_values": check_values, "layer": _counts_layer(adata, layer),
         }  # fmt: skip
-        _check(adata, options)
-        _preprocess(adata, highly_genes, layer, seed)
+        _check(adata, n_neighbors, options)
+        _preprocess(adata, highly_genes, layer, options)
         _cluster(adata, n_neighbors, highly_genes, **options)
         try:
             _draw(adata, key, label_key, target.with_suffix(".png"))
@@ -304,19 +307,31 @@ def _labels(adata: AnnData, label_key: str | None, usual: str | None) -> str | N
     return label_key
 
 
-def _check(adata: AnnData, options: dict[str, Any]) -> None:
+def _check(adata: AnnData, n_neighbors: int, options: dict[str, Any]) -> None:
     """Refuse at once what the steps would refuse after many seconds of preparation, by the same checks as theirs."""
-    from ._adata import batch_numbers, require_own_key
-    from ._checks import check_choice, check_name
-    from ._core.config import Config
+    from ._adata import DEFAULT, batch_numbers, require_own_key
+    from ._checks import check_choice, check_integer, check_name
+    from ._core.config import MOST_CLUSTERS, Config
     from ._inputs import check_run_options
-    from ._model import check_model_folder
+    from ._model import check_devices, check_model_folder
     from ._types import Accelerator, Precision, Preset
+    from .tl._preset import check_preset
 
     for name, allowed in {"preset": Preset, "accelerator": Accelerator, "precision": Precision}.items():
         check_choice(name, options[name], get_args(allowed))
-    check_run_options(options["n_clusters"], adata.n_obs, "sctag_neighbors", options["resolution"])
-    Config(pretrain_epochs=options["pretrain_epochs"], cluster_epochs=options["cluster_epochs"])
+    if options["accelerator"] not in {"auto", "cpu"}:
+        from ._core.train import resolve_accelerator  # torch loads here
+
+        resolve_accelerator(options["accelerator"])
+    config = Config(pretrain_epochs=options["pretrain_epochs"], cluster_epochs=options["cluster_epochs"])
+    most = MOST_CLUSTERS if options["preset"] == "default" else None
+    check_run_options(options["n_clusters"], adata.n_obs, "sctag_neighbors", options["resolution"], most=most)
+    check_devices(options["devices"], options["precision"], config, adata.n_obs)
+    if options["preset"] != "default":
+        check_preset(
+            options["preset"], options["n_clusters"], config, options["save"], {"mask_var": DEFAULT, **options}
+        )
+    check_integer("n_neighbors", n_neighbors, low=2)
     check_name("key_added", options["key_added"])
     require_own_key(adata, options["key_added"])
     batch_numbers(adata, options["batch_key"])
@@ -324,14 +339,19 @@ def _check(adata: AnnData, options: dict[str, Any]) -> None:
         check_model_folder(options["save"])
 
 
-def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, seed: int) -> None:
-    """What a scanpy user does before clustering; raw counts are kept in ``layers["counts"]``."""
+def _counts_layer(adata: AnnData, layer: str | None) -> str:
+    """Where the result keeps raw counts: "counts", unless the user's other layer of that name would be lost."""
+    return "counts" if layer is None or "counts" not in adata.layers else layer
+
+
+def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, options: dict[str, Any]) -> None:
+    """What a scanpy user does before clustering; raw counts are kept in a layer."""
     import scanpy as sc
 
     from ._adata import find_counts
 
-    counts, _ = find_counts(adata, layer, check_values=True)
-    adata.layers["counts"] = counts
+    counts, _ = find_counts(adata, layer, check_values=options["check_values"])
+    adata.layers[options["layer"]] = counts
     adata.X = counts.copy()
     n_obs = adata.n_obs
     sc.pp.filter_cells(adata, min_counts=1)
@@ -340,9 +360,11 @@ def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, seed: int)
     adata.uns.pop("log1p", None)  # of what X held before
     sc.pp.normalize_total(adata, target_sum=_TARGET_SUM)
     sc.pp.log1p(adata)
-    sc.pp.highly_variable_genes(adata, n_top_genes=min(highly_genes, adata.n_vars))
+    with warnings.catch_warnings():  # the number is a wish, and the default one nobody's
+        warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
+        sc.pp.highly_variable_genes(adata, n_top_genes=min(highly_genes, adata.n_vars))
     n_genes = int(adata.var["highly_variable"].sum())
-    sc.pp.pca(adata, n_comps=max(1, min(50, adata.n_obs - 1, n_genes - 1)), random_state=seed)
+    sc.pp.pca(adata, n_comps=max(1, min(50, adata.n_obs - 1, n_genes - 1)), random_state=options["random_state"])
 
 
 def _cluster(adata: AnnData, n_neighbors: int, highly_genes: int, **options: Any) -> None:
@@ -351,10 +373,10 @@ def _cluster(adata: AnnData, n_neighbors: int, highly_genes: int, **options: Any
 
     seed, use_rep = options["random_state"], None
     if options["preset"] != "default":
-        recipe_published(adata, layer="counts", n_top_genes=highly_genes, random_state=seed)
+        recipe_published(adata, layer=options["layer"], n_top_genes=highly_genes, random_state=seed)
         use_rep, options["n_top_genes"] = "X_pca_published", highly_genes
     build_graph(adata, n_neighbors, use_rep=use_rep, batch_key=options["batch_key"], random_state=seed)
-    sctag(adata, layer="counts", **options)
+    sctag(adata, **options)
 
 
 def _draw(adata: AnnData, key: str, label_key: str | None, path: Path) -> None:

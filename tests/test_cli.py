@@ -243,7 +243,7 @@ def test_counts_in_a_layer(blobs):
     sc.pp.log1p(blobs)
     blobs.write_h5ad("logged.h5ad")
     said = _fails("logged.h5ad", *SHORT)
-    assert said.endswith("or name their layer with `--layer`.\n")
+    assert said.endswith("or name their layer with `--layer`. `--no-check-values` skips this check.\n")
     assert "check_values" not in said
     out = _run("logged.h5ad", "--layer", "raw", "--n-clusters", 3, *SHORT)
     assert out.exit_code == 0, out.output
@@ -251,6 +251,33 @@ def test_counts_in_a_layer(blobs):
     assert (adata.layers["counts"] != blobs.layers["raw"]).nnz == 0
     np.testing.assert_allclose(adata.X.toarray(), blobs.X.toarray(), rtol=1e-5)
     assert "already log-transformed" not in out.output
+
+
+def test_another_layer_named_counts_is_kept(blobs):
+    blobs.layers["mine"], blobs.layers["counts"] = blobs.X.copy(), blobs.X * 2
+    blobs.write_h5ad("two.h5ad")
+    out = _run("two.h5ad", "--layer", "mine", "--n-clusters", 3, *SHORT)
+    assert out.exit_code == 0, out.output
+    adata = anndata.read_h5ad("two_sctag.h5ad")
+    assert adata.uns["sctag"]["params"]["counts"] == "mine"
+    assert (adata.layers["counts"] != blobs.layers["counts"]).nnz == 0
+    assert (adata.layers["mine"] != blobs.layers["mine"]).nnz == 0
+
+
+def test_corrected_counts_that_are_all_small(blobs):
+    blobs.X = blobs.X.multiply(0.5 * 19 / blobs.X.max()).tocsr()
+    blobs.write_h5ad("low.h5ad")
+    assert "`--no-check-values` skips this check" in _fails("low.h5ad", *SHORT)
+    _succeeds("low.h5ad", "--no-check-values", "--n-clusters", 3, *SHORT)
+
+
+def test_more_genes_wanted_than_vary_is_nothing_to_warn_of(blobs):
+    x = blobs.X.toarray()
+    x[:, :20] = 0
+    blobs.X = x
+    blobs.write_h5ad("few.h5ad")
+    out = _run("few.h5ad", "--n-clusters", 3, *SHORT)
+    assert (out.exit_code, out.stderr) == (0, "")
 
 
 def test_counts_in_raw(blobs):
@@ -330,7 +357,6 @@ def test_h5_without_exprs(blobs):
     ("options", "match"),
     [
         (["--label-key", "none"], "--label-key 'none' is no column of obs; there are ['group']"),
-        (["--n-neighbors", 1], "--n-neighbors must be at least 2"),
         (["--layer", "none"], "--layer 'none' is not in adata.layers"),
         (["--out", "result.csv"], "--out must end in .h5ad"),
         (["--out", "nowhere/result.h5ad"], "folder of --out does not exist"),
@@ -347,11 +373,18 @@ def test_wrong_options(data, options, match):
     [
         (["--n-clusters", 151], "--n-clusters 151 exceeds the 150 cells"),
         (["--n-clusters", 0], "--n-clusters must be at least 1"),
+        (["--n-neighbors", 1], "--n-neighbors must be at least 2"),
+        (["--devices", 0], "--devices must be at least 1"),
+        (["--devices", 151], "--devices 151 cannot share batches of 150 cells"),
+        (["--preset", "paper"], "cannot choose the number of clusters; give --n-clusters"),
+        (["--preset", "paper", "--n-clusters", 3, "--devices", 2], "runs in one process"),
+        (["--preset", "paper", "--n-clusters", 3, "--save-model", "new"], "makes no model"),
         (["--resolution", 0], "--resolution must lie in"),
         (["--pretrain-epochs", -1], "--pretrain-epochs must be at least 0"),
         (["--maxiter", -1], "--maxiter must be at least 0"),
         (["--preset", "papr"], "--preset must be one of"),
         (["--accelerator", "tpu"], "--accelerator must be one of"),
+        (["--accelerator", "mps"], "was asked for, but torch finds none"),
         (["--precision", "16"], "--precision must be one of"),
         (["--batch-key", "donor"], "--batch-key 'donor' is no column"),
         (["--key", ""], "--key must be a non-empty string"),

@@ -143,7 +143,7 @@ def ablation(results: pd.DataFrame) -> str:
         }  # fmt: skip
     table = pd.DataFrame(rows).T.astype({"seeds": int})
     title = "number of clusters given, ARI, and its change from the default on the same seeds"
-    return f"{title}\n{table.round(3).to_string()}"
+    return f"{title}\n{table.round(3).to_string(na_rep='')}"
 
 
 def beside_peers(results: pd.DataFrame, path: Path) -> str:
@@ -166,7 +166,7 @@ def beside_peers(results: pd.DataFrame, path: Path) -> str:
             ratio = np.log2(others["k_pred"] / others["k_true"]).abs()
             table.loc["|log2(K/true)|"] = ratio.groupby(others["method"]).mean()
         parts.append(
-            f"number of clusters {'given' if k_given else 'not given'}\n{table.round(3).T.to_string()}\n"
+            f"number of clusters {'given' if k_given else 'not given'}\n{table.round(3).T.to_string(na_rep='')}\n"
             f"least gain over the best of the others on a set: {gain.min():.3f} ({gain.idxmin()})"
         )
     return "\n\n".join(parts)

@@ -7,8 +7,9 @@ DATA_FOLDER and protocol are those of accuracy.py; the number of clusters is not
 "agreement": ARI between two seeds, and between all cells and a random 90 %; calibration of the confidence (expected
 calibration error against the share of cells that keep their cluster), and its AUROC for cells in a wrong cluster with
 the number given. "rare": F1 of the cluster that holds B cells thinned to 1 % (at least 20). "batch": Kang_ifnb2800
-with and without the stimulation as `batch_key`. "homogeneous": Poisson counts from the mean profile of a set. One CSV
-row a figure; a set that the CSV holds is not run again; without a check the CSV is summed up.
+with and without the stimulation as `batch_key`. "homogeneous": Poisson counts from the mean profile of a set.
+"continuum": cells spread evenly over a line, a cycle or a fork. One CSV row a figure; a set that the CSV holds is not
+run again; without a check the CSV is summed up.
 """
 
 from __future__ import annotations
@@ -125,7 +126,28 @@ def homogeneous(folder: Path, seed: int, held: set[str]):
         yield path.stem, "clusters in Poisson counts of one profile", cluster(adata, None, seed).obs["sctag"].nunique()
 
 
-CHECKS = {"agreement": agreement, "rare": rare, "batch": batch, "homogeneous": homogeneous}
+def continuum(_folder: Path, seed: int, held: set[str]):
+    """Poisson counts of 2,000 cells x 400 genes, spread evenly over a line, a cycle or a fork of three arms."""
+    for shape in sorted({"cycle", "fork", "line"} - held):
+        rng = np.random.default_rng(seed)
+        place, log_mean = rng.uniform(0, 1, (2000, 1)), rng.normal(0, 1, 400)
+        if shape == "line":
+            log_rate = log_mean + (place - 0.5) * rng.normal(0, 1.5, 400)
+        elif shape == "cycle":
+            log_rate = log_mean + 0.8 * np.cos(2 * np.pi * (place - rng.uniform(0, 1, 400)))
+        else:
+            log_rate = log_mean + place * rng.normal(0, 1.2, (3, 400))[np.arange(2000) % 3]
+        rates = np.exp(log_rate)
+        adata = ad.AnnData(sparse.csr_matrix(rng.poisson(3000 * rates / rates.sum(axis=1, keepdims=True)), dtype="f4"))
+        choose_genes(adata)
+        found = cluster(adata, None, seed).obs
+        yield shape, "clusters in a continuum", found["sctag"].nunique()
+        yield shape, "mean confidence in a continuum", found["sctag_confidence"].mean()
+
+
+CHECKS = {
+    "agreement": agreement, "rare": rare, "batch": batch, "homogeneous": homogeneous, "continuum": continuum,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from .._checks import check_choice, check_integer, check_number
 from .._types import Likelihood
 
+MOST_CLUSTERS = 300
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .config import MOST_CLUSTERS
 from .separation import separation, standard_error
 
 if TYPE_CHECKING:
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 _PARTITIONS = 300
 _FEWEST, _MOST = 2, 30  # clusters of a partition, drawn log-uniformly
 _KEPT = 0.8  # share of the groups that a partition sees
-_GROUPS = 300
+_GROUPS = MOST_CLUSTERS  # a cluster is made of whole groups
 _SKETCH = 40  # dimensions of the random projection in which groups of like cells are found
 _SIZE_POWER = 0.1
 _REPLICATES = 21
 _REPLICATE_PARTITIONS = 6
 _REPLICATE_FINENESS = 1.5  # of the finer cut: there a part that straddles two clusters is doubt, a small one is not
 _TESTED = 60  # splits from the top of the tree that are considered
-_SEPARATED = 3.5  # halves of one Gaussian are up to 3.2 apart, down to a twentieth; smaller parts have larger errors
+_SEPARATED = 3.5  # halves of one Gaussian are up to 3.2 apart, down to a twentieth; partitions disagree on less
 
 
 def partitions(latents: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> NDArray[np.int32]:
@@ -220,12 +221,12 @@ class Evidence:
 
     @property
     def supported_nodes(self) -> list[int]:
-        """The nodes of the splits that count."""
+        """The nodes of the splits that count, and those above them."""
         return [node for node, counts in zip(self.nodes, self.supported, strict=True) if counts]
 
     @property
     def n_clusters(self) -> int:
-        """One more than the splits that count."""
+        """One more than the supported splits."""
         return 1 + int(self.supported.sum())
 
     def curve(self) -> dict[str, NDArray[np.float64]]:

@@ -73,7 +73,8 @@ class CellData:
         names = ("blocks", "counts", "log_size", "batch_numbers")
         if device.type == "cuda":
             wanted = sum(getattr(self, name).nbytes for name in names)
-            if wanted > _SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]:
+            unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for us
+            if wanted > _SHARE_OF_MEMORY * (torch.cuda.mem_get_info(device)[0] + unused):
                 return
         for name in names:
             setattr(self, name, getattr(self, name).to(device))

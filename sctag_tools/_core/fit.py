@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -122,7 +122,8 @@ def fit(
         # Named, or a scheduler's variables would be taken for ours where only cores were asked of it.
         plugins=[LightningEnvironment() if devices == 1 else TorchElasticEnvironment()],
     )
-    fabric.launch()
+    with kept_cuda_device():
+        fabric.launch()
     for_batches, for_consensus, for_position = np.random.default_rng(random_state).spawn(3)
     stage = Stages()
     alone_on_cpu = devices == 1 and fabric.device.type == "cpu"
@@ -142,8 +143,9 @@ def fit(
             starts = [centroids_of(latent, agreed.start) for latent in latents]
         with stage("clustering"):
             stops["clustering"] = trainer.cluster(starts)
-            proba = trainer.assignment().cpu().numpy()
-            latents = [latent.cpu().numpy() for latent in trainer.latents()]
+            encoded = trainer.latents()
+            proba = trainer.assignment(encoded).cpu().numpy()
+            latents = [latent.cpu().numpy() for latent in encoded]
             joint = JointLatent.of(latents)
             latent = joint.apply(latents)
         columns = by_size(proba)
@@ -181,14 +183,21 @@ def _consensus(
 
 @contextmanager
 def own_torch_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators of the CPU and ``device`` seeded for the block, gradients on, floats of 32 bits.
+    """Torch's generators of the CPU and ``device`` seeded for the block, gradients on, new tensors float32 on the CPU.
 
     All is as it was after it, whatever happens.
     """
     generator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
-    before = None if generator is None else generator.get_rng_state()
     dtype = torch.get_default_dtype()
-    with torch.random.fork_rng([]), torch.enable_grad():
+    with ExitStack() as kept:
+        kept.enter_context(torch.random.fork_rng([]))
+        kept.enter_context(torch.inference_mode(mode=False))
+        kept.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":  # entered only then, since it slows every call
+            kept.enter_context(torch.device("cpu"))
+        if device.type == "cuda":  # its generator is that of the current device
+            kept.enter_context(torch.cuda.device(device))
+        before = None if generator is None else generator.get_rng_state()
         torch.set_default_dtype(torch.float32)
         torch.default_generator.manual_seed(int(seed))
         if generator is not None:
@@ -199,6 +208,17 @@ def own_torch_state(seed: int, device: torch.device) -> Iterator[None]:
             torch.set_default_dtype(dtype)
             if generator is not None:
                 generator.set_rng_state(before)
+
+
+@contextmanager
+def kept_cuda_device() -> Iterator[None]:
+    """The current CUDA device is afterwards what it was; Fabric makes its own the current one."""
+    before = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if before is not None:
+            torch.cuda.set_device(before)
 
 
 def by_size(proba: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from .neighbors import nearest
 from .novelty import Views, Yardstick, nearest_others, unexplained
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -229,8 +229,8 @@ class Fitted:
     ) -> NDArray[np.float32]:
         """(n_cells, n_genes) expected share of each cell's counts, mean over the networks.
 
-        ``latents`` is (n_cells, n_networks, n_latent), ``batches`` (n_cells,); -1 stands for the mean over batches.
-        ``genes`` are the numbers of those that are wanted, of all by default.
+        ``latents`` is (n_cells, n_networks, n_latent), ``batches`` (n_cells,); -1 stands for one of
+        average effects. ``genes`` are the numbers of those that are wanted, of all by default.
         """
         return self._decoded(latents, batches, genes, "shares")
 
@@ -246,17 +246,12 @@ class Fitted:
         nets = self.networks()
         genes = np.arange(self.n_genes) if genes is None else genes
         decoded = np.empty((len(latents), len(genes)), dtype=np.float32)
-        for batch in np.unique(batches):
-            numbers = range(self.n_batches) if batch < 0 else [int(batch)]
-            for rows in _row_chunks(np.flatnonzero(batches == batch)):
-                each = torch.from_numpy(latents[rows])
-                with torch.no_grad():
-                    parts = [
-                        getattr(net.decoder, what)(each[:, i], torch.full((len(rows),), number))
-                        for i, net in enumerate(nets)
-                        for number in numbers
-                    ]
-                decoded[rows] = torch.stack(parts).mean(dim=0).numpy()[:, genes]
+        for start in range(0, len(latents), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            each, numbers = torch.from_numpy(latents[rows]), torch.from_numpy(batches[rows])
+            with torch.no_grad():
+                parts = [getattr(net.decoder, what)(each[:, i], numbers) for i, net in enumerate(nets)]
+            decoded[rows] = torch.stack(parts).mean(dim=0).numpy()[:, genes]
         return decoded
 
     def _yardstick(self) -> Yardstick:
@@ -344,7 +339,3 @@ def _principal_components(data: CellData, rng: np.random.Generator) -> NDArray[n
 
 def _chunks(x: Tensor) -> Sequence[Tensor]:
     return torch.split(x, _ROWS_AT_ONCE)
-
-
-def _row_chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    return (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))

@@ -84,14 +84,19 @@ def apply_tag(layer: TAGConv, blocks: Tensor) -> Tensor:
 
 
 class BatchEffects(nn.Module):
-    """What each experimental batch adds to the log mean of each gene, zero at first; one batch alone adds nothing."""
+    """What each experimental batch adds to the log mean of each gene, zero at first; one batch alone adds nothing.
+
+    Number -1, a batch that was not trained on, adds the mean of all.
+    """
 
     def __init__(self, n_batches: int, n_genes: int) -> None:
         super().__init__()
         self.effects = nn.Parameter(torch.zeros(n_batches, n_genes)) if n_batches > 1 else None
 
     def forward(self, log_mean: Tensor, batch_numbers: Tensor) -> Tensor:
-        return log_mean if self.effects is None else log_mean + self.effects[batch_numbers]
+        if self.effects is None:
+            return log_mean
+        return log_mean + torch.cat([self.effects, self.effects.mean(dim=0, keepdim=True)])[batch_numbers]
 
 
 class MultinomialDecoder(nn.Module):

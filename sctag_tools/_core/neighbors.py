@@ -126,17 +126,24 @@ def nearest(
     if (
         angular
     ):  # ten times faster as a Euclidean search among unit vectors, whose squared distance is twice the cosine's
-        x, queries = (_unit_rows(rows, centred=metric == "correlation") for rows in (x, queries))
+        x, queries = _unit_rows(x, queries, centred=metric == "correlation")
     search = NearestNeighbors(n_neighbors=k, metric="euclidean" if angular else metric, algorithm="brute")
     distances, indices = search.fit(x).kneighbors(queries)
     return indices, distances**2 / 2 if angular else distances
 
 
-def _unit_rows(x: NDArray[np.floating], *, centred: bool) -> NDArray[np.floating]:
-    if centred:
-        x = x - x.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(norm > 0, norm, 1))
+def _unit_rows(*parts: NDArray[np.floating], centred: bool) -> list[NDArray[np.floating]]:
+    """Rows at length one; those without a direction get one of their own, at a right angle to all others."""
+    scaled: list[NDArray[np.floating]] = []
+    without: list[NDArray[np.bool_]] = []
+    for rows in parts:
+        centres = rows.mean(axis=1, keepdims=True) if centred else 0
+        norm = np.linalg.norm(rows - centres, axis=1, keepdims=True)
+        without.append(norm == 0)
+        scaled.append((rows - centres) / np.where(norm > 0, norm, 1))
+    if not any(rows.any() for rows in without):
+        return scaled
+    return [np.hstack([rows, nowhere.astype(rows.dtype)]) for rows, nowhere in zip(scaled, without, strict=True)]
 
 
 def _approximate(

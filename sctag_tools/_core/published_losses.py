@@ -170,7 +170,7 @@ def _scores(heads: Tensor, sizes: Tensor, positions: Tensor, values: Tensor) -> 
     n_genes = heads.shape[1] // 3
     row = positions // n_genes
     at = positions + 2 * n_genes * row + n_genes * torch.arange(3, device=heads.device)[:, None]
-    dropout, dispersion, mean = heads.take(at)
+    dropout, dispersion, mean = heads.view(-1)[at]
     found, *gradients = _positive_scores(values, dropout, dispersion, mean, sizes.view(-1)[row])
     dropout, dispersion, mean = heads.chunk(3, dim=1)
     scores = _zero_scores(dropout, dispersion, mean, sizes)

@@ -80,7 +80,10 @@ def unpack(arrays: Arrays, record: dict[str, Any]) -> Fitted:
 
 
 def write(folder: Path, arrays: Arrays, record: dict[str, Any]) -> None:
-    """Both files, complete or not at all; the folder is made if it is missing."""
+    """Both files, each complete before it takes its name; the folder is made if it is missing.
+
+    Should the second not be renamed, :func:`read` refuses the pair.
+    """
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +106,9 @@ def read(folder: Path) -> tuple[Arrays, dict[str, Any]]:
 
     Raises FileNotFoundError where there is no model, ValueError for one that is damaged or of a newer format.
     """
+    if folder.is_file():
+        msg = f"{folder} is a file, not the folder of a model; of a clustered AnnData, read it and pass that."
+        raise FileNotFoundError(msg)
     for name in (RECORD, ARRAYS):
         if not (folder / name).is_file():
             msg = f"There is no model in {folder}: it has no {name}. `ScTAG.save` makes such a folder."

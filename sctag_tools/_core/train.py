@@ -121,10 +121,10 @@ class Trainer:
             torch.distributed.all_gather(padded, mine)
         return torch.stack(padded, dim=1).flatten(0, 1)[: len(self.data)]
 
-    def assignment(self) -> Tensor:
-        """(n_cells, K) soft assignment from the networks as they are, their mean."""
+    def assignment(self, latents: Sequence[Tensor]) -> Tensor:
+        """(n_cells, K) soft assignment of each network's ``latents`` (n_cells, n_latent), their mean."""
         with torch.no_grad():
-            each = [net.assignment(latent) for net, latent in zip(self.nets, self.latents(), strict=True)]
+            each = [net.assignment(latent) for net, latent in zip(self.nets, latents, strict=True)]
         return torch.stack(each).mean(dim=0)
 
     def _n_steps(self, epochs: int | None, default: int) -> int:
@@ -190,7 +190,7 @@ class Trainer:
     def _labels_have_settled(self, step: int) -> bool:
         if step % _REFRESH_EVERY:
             return False
-        q = self.assignment()
+        q = self.assignment(self.latents())
         self._target = losses.target_distribution(q)
         before, self._labels = self._labels, q.argmax(dim=1).cpu().numpy()
         settled = before is not None and bool((before != self._labels).mean() <= _SETTLED)

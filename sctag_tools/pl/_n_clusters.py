@@ -68,7 +68,7 @@ def n_clusters(
     shown = slice(0, min(max(_SHOWN, found + 5), len(curve["n_clusters"])))
     number, supported = curve["n_clusters"][shown], curve["supported"][shown] > 0
     limits = {"coassociation": resolution / (1 + resolution), "separation": float(curve["least_separation"])}
-    labels = {"coassociation": "partitions that keep\nthe halves together", "separation": "gap between\nhalves (d')"}
+    labels = {"coassociation": "partitions that keep\nthe halves together", "separation": "distance of\nhalves (d')"}
     figure, axes = plt.subplots(2, 1, figsize=(6, 4.4), layout="constrained", sharex=True)
     for ax, (name, limit) in zip(axes, limits.items(), strict=True):
         values = np.maximum(curve[name][shown], 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -9,7 +10,9 @@ from scipy import sparse
 
 from .. import _logging as logg
 from .._adata import (
+    are_unlogged,
     batch_numbers,
+    checked_mask,
     holds_counts,
     representation_of,
     require_anndata,
@@ -61,8 +64,8 @@ def build_graph(
         Use the first so many columns of the representation; by default at most 50 of ``X_pca``, all of ``use_rep``.
     use_rep
         Key in ``adata.obsm``, or ``"X"``. By default ``X_pca``; if that is missing, PCA is run on the highly variable
-        genes (all genes if none are marked) and stored. Where X holds raw counts, they are normalised to 10,000 a cell
-        and log1p-transformed for it on a temporary.
+        genes (all genes if none are marked) and stored. Where X holds counts, raw or corrected, they are normalised to
+        10,000 a cell and log1p-transformed for it on a temporary.
     metric
         ``"euclidean"``, ``"cosine"``, ``"correlation"`` or ``"manhattan"``.
     exact
@@ -121,6 +124,7 @@ def build_graph(
         check_integer("n_pcs", n_pcs, low=1)
     if key_added is not None:
         check_name("key_added", key_added)
+        _require_graph_or_nothing(adata, key_added)
     n_neighbors = _usable_n_neighbors(n_neighbors, adata.n_obs)
     batches = batch_numbers(adata, batch_key)
     adata = working_copy(adata, copy=copy)
@@ -158,6 +162,13 @@ def build_graph(
     return adata if copy else None
 
 
+def _require_graph_or_nothing(adata: AnnData, key: str) -> None:
+    entry = adata.uns.get(key, {})
+    if key in adata.uns and not (isinstance(entry, Mapping) and "connectivities_key" in entry):
+        msg = f"adata.uns[{key!r}] holds something else than a graph; choose another name with `key_added=`."
+        raise ValueError(msg)
+
+
 def _usable_n_neighbors(n_neighbors: int, n_obs: int) -> int:
     check_integer("n_neighbors", n_neighbors, low=2)
     if n_obs < 2:
@@ -184,14 +195,16 @@ def _missing_pca(adata: AnnData, use_rep: str | None, n_pcs: int | None, random_
     if not np.isfinite(values(adata.X)).all():
         msg = "adata.X holds NaN or infinite values; mend it, or name a representation with `use_rep=`."
         raise ValueError(msg)
-    n_genes = int(adata.var["highly_variable"].sum()) if "highly_variable" in adata.var else adata.n_vars
+    n_genes = adata.n_vars
+    if "highly_variable" in adata.var:
+        n_genes = int(checked_mask(adata.var["highly_variable"].to_numpy(), "highly_variable", n_genes).sum())
     n_comps = min(max(n_pcs or 0, _MAX_PCS), adata.n_obs - 1, n_genes - 1)
     if n_comps < 1:
         msg = f"PCA needs at least 2 genes, got {n_genes}; name a representation with `use_rep=`."
         raise ValueError(msg)
     x = sparse.csr_matrix(adata.X) if sparse.issparse(adata.X) else adata.X  # scanpy does not take sparse arrays
     work = AnnData(x, obs=adata.obs[[]], var=adata.var)
-    if holds_counts(x):
+    if holds_counts(x) or ("log1p" not in adata.uns and are_unlogged(x)):
         work.X = x.astype(np.float32)
         sc.pp.normalize_total(work, target_sum=1e4)
         sc.pp.log1p(work)

@@ -149,6 +149,9 @@ def _rows(adata: AnnData, trained: Trained) -> NDArray[np.int64]:
             "Cells are matched by name, but the model was trained on names that occur twice; denoise before subsetting."
         )
         raise KeyError(msg)
+    if not names.is_unique:
+        msg = "Cells are matched by name, but some names in adata.obs_names occur twice; denoise before joining sets."
+        raise KeyError(msg)
     rows: NDArray[np.int64] = np.asarray(cells.get_indexer(names), dtype=np.int64)
     absent = np.flatnonzero(rows < 0)
     if len(absent):

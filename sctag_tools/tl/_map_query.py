@@ -118,7 +118,7 @@ def map_query(
     placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values, function=_FUNCTION)
     adata = working_copy(adata, copy=copy)
     with writing():
-        forget_earlier(adata, key_added)
+        forget_earlier(adata, key_added, len(trained.clusters))
         adata.obs[key_added] = pd.Categorical.from_codes(placed.labels, categories=trained.clusters)
         adata.obs[f"{key_added}_confidence"] = placed.confidence
         adata.obs[f"{key_added}_novelty"] = placed.novelty

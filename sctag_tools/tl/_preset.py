@@ -36,12 +36,9 @@ class PresetRun:
     ) -> None:
         """Read ``adata``; raise ValueError for what a published preset cannot do."""
         self.config = Config(**{field.name: options[field.name] for field in fields(Config)})
-        if n_clusters is None:
-            msg = f"preset={preset!r} cannot choose the number of clusters; give `n_clusters`."
-            raise ValueError(msg)
+        n_clusters = check_preset(preset, n_clusters, self.config, save, options)
         n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
         check_integer("n_top_genes", n_top_genes, low=2)
-        _check_nothing_else(preset, self.config, save, options)
         check_run_options(n_clusters, adata.n_obs, options["neighbors_key"], options["resolution"])
         check_choice("accelerator", options["accelerator"], get_args(Accelerator))
         check_seed(options["random_state"])
@@ -91,7 +88,11 @@ class PresetRun:
         return result, record_of(result, params)
 
 
-def _check_nothing_else(preset: str, config: Config, save: object, options: dict[str, Any]) -> None:
+def check_preset(preset: str, n_clusters: int | None, config: Config, save: object, options: dict[str, Any]) -> int:
+    """The number of clusters; raise ValueError if it or anything else does not go with a published preset."""
+    if n_clusters is None:
+        msg = f"preset={preset!r} cannot choose the number of clusters; give `n_clusters`."
+        raise ValueError(msg)
     if options["mask_var"] is not DEFAULT:
         msg = f"preset={preset!r} chooses its genes itself; give `n_top_genes` instead of `mask_var`."
         raise ValueError(msg)
@@ -107,3 +108,4 @@ def _check_nothing_else(preset: str, config: Config, save: object, options: dict
     if replace(config, pretrain_epochs=None, cluster_epochs=None) != Config():
         msg = f"preset={preset!r} fixes the model and its training; only the epochs can be given."
         raise ValueError(msg)
+    return n_clusters

@@ -84,8 +84,8 @@ def sctag(
     adata
         Annotated data with raw counts and a cell graph (:func:`sctag_tools.pp.build_graph`).
     n_clusters
-        Number of clusters; by default as many as most partitions tell apart and the latents show a gap between
-        (:func:`sctag_tools.pl.n_clusters` draws the evidence). Labels are never used.
+        Number of clusters, at most 300; by default as many as most partitions tell apart and lie far enough apart in
+        the latents (:func:`sctag_tools.pl.n_clusters` draws the evidence). Labels are never used.
     preset
         ``"default"``; ``"reference"``, the published code as it really runs; or ``"paper"``, the same method without
         the code's defects. The latter two train on all cells at once, take the edges of the graph's ``distances``,
@@ -270,11 +270,14 @@ def sctag(
 
 
 def _write(adata: AnnData, key: str, found: Fit | Reference, record: dict[str, Any]) -> None:
-    """All results at once, and nothing of an earlier result of this name left behind."""
+    """All results at once, and nothing of an earlier result of this name left behind.
+
+    They are copies: what a user does to them must not reach the model in ``uns``.
+    """
     with writing():
-        forget_earlier(adata, key)
+        forget_earlier(adata, key, found.proba.shape[1])
         adata.obs[key] = clusters_of(found.proba)
-        adata.obs[f"{key}_confidence"] = found.confidence
-        adata.obsm[f"X_{key}"] = found.latent
-        adata.obsm[f"{key}_proba"] = found.proba
+        adata.obs[f"{key}_confidence"] = found.confidence.copy()
+        adata.obsm[f"X_{key}"] = found.latent.copy()
+        adata.obsm[f"{key}_proba"] = found.proba.copy()
         adata.uns[key] = record

@@ -101,6 +101,21 @@ def test_what_torch_was_told_elsewhere_does_not_matter(cells):
         torch.set_default_dtype(torch.float32)
 
 
+def test_runs_inside_inference_mode(cells):
+    expected = run(cells).latent
+    with torch.inference_mode():
+        np.testing.assert_array_equal(run(cells).latent, expected)
+        assert torch.is_inference_mode_enabled()
+
+
+def test_another_default_device_does_not_matter(cells):
+    """First weights drawn elsewhere would come from a generator that is not seeded; "meta" draws none at all."""
+    expected = run(cells).latent
+    with torch.device("meta"):
+        np.testing.assert_array_equal(run(cells).latent, expected)
+        assert torch.empty(0).device.type == "meta"
+
+
 def test_a_schedulers_variables_are_not_ours(cells, monkeypatch):
     """Many ask a scheduler for cores as tasks, which Fabric takes for processes that it should share the work with."""
     monkeypatch.setenv("SLURM_NTASKS", "4")

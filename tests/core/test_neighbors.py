@@ -6,7 +6,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from sctag_tools._core.neighbors import Neighbors, find_neighbors, join_pieces
+from sctag_tools._core.neighbors import Neighbors, find_neighbors, join_pieces, nearest
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,15 @@ def test_exact_neighbors_equal_brute_force(points, metric, scipy_metric):
     np.testing.assert_array_equal(found.indices[:, 0], np.arange(200))
     assert found.indices.dtype == np.int64
     assert found.distances.dtype == np.float32
+
+
+@pytest.mark.parametrize("metric", ["cosine", "correlation"])
+def test_rows_without_a_direction_are_as_far_as_a_right_angle(metric):
+    """As scikit-learn has it for zeros under the cosine; the angle to nothing is not defined."""
+    points = np.array([[1, 0, -1], [-1, 0, 1], [1, -2, 1], [0, 0, 0]], dtype=np.float32)
+    indices, distances = nearest(points[:3], points, 3, metric)
+    by_column = np.take_along_axis(distances, indices.argsort(axis=1), axis=1)
+    np.testing.assert_allclose(by_column, [[0, 2, 1], [2, 0, 1], [1, 1, 0], [1, 1, 1]], atol=1e-6)
 
 
 def test_duplicated_cells_keep_themselves_in_front():

@@ -165,6 +165,14 @@ def test_no_folder(tmp_path):
         sctag.ScTAG.load(tmp_path / "nowhere")
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "ref.h5ad").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"ref\.h5ad is a file, not the folder of a model; of a clustered AnnData"
+    ):
+        sctag.ScTAG.load(tmp_path / "ref.h5ad")
+
+
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.999])
 def test_a_single_bit_of_the_arrays(folder, share):
     raw = bytearray((folder / store.ARRAYS).read_bytes())

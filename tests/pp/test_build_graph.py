@@ -133,6 +133,17 @@ def test_missing_pca_is_computed_and_kept(blobs, as_format, unchanged):
     _check_layout(blobs, 15)
 
 
+def test_pca_of_corrected_counts_is_that_of_normalised_data(blobs):
+    blobs.X.data *= np.random.default_rng(0).uniform(0.9, 1, blobs.X.nnz).astype(np.float32)
+    assert blobs.X.max() > 20
+    normalised = blobs.copy()
+    sc.pp.normalize_total(normalised, target_sum=1e4)
+    sc.pp.log1p(normalised)
+    for adata in (blobs, normalised):
+        sctag.pp.build_graph(adata)
+    np.testing.assert_allclose(np.abs(blobs.obsm["X_pca"]), np.abs(normalised.obsm["X_pca"]), atol=1e-3)
+
+
 def test_pca_of_counts_is_that_of_normalised_data(blobs):
     work = blobs.copy()
     sc.pp.normalize_total(work, target_sum=1e4)
@@ -320,6 +331,17 @@ def test_disconnected_graph(points):
 def test_wrong_options_are_refused_before_writing(points, unchanged, options, error, match):
     with unchanged(points), pytest.raises(error, match=match):
         sctag.pp.build_graph(points, **{"use_rep": "X_rep", **options})
+
+
+def test_a_mask_that_is_not_boolean_is_named(blobs, unchanged):
+    blobs.var["highly_variable"] = np.array(["True", "False"])[np.arange(blobs.n_vars) % 2]
+    with unchanged(blobs), pytest.raises(ValueError, match="gene mask 'highly_variable' must be boolean"):
+        sctag.pp.build_graph(blobs)
+
+
+def test_a_result_is_not_replaced_by_a_graph(clustered, unchanged):
+    with unchanged(clustered), pytest.raises(ValueError, match=r"'sctag'.* holds something else than a graph"):
+        sctag.pp.build_graph(clustered, key_added="sctag")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

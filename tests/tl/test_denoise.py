@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 import sctag_tools as sctag
@@ -233,7 +235,7 @@ def test_the_counts_of_new_cells_are_read_as_in_mapping(clustered, blobs, unchan
 
 
 def test_batches_have_their_own_effect(blobs, short):
-    """Training cells by the batch that they came from, new ones by theirs, unknown ones by the mean over batches."""
+    """Training cells by the batch that they came from, new ones by theirs, unknown ones by the mean effect."""
     x = blobs.X.toarray()
     x[1::2, :40] *= 4
     blobs.X = sparse.csr_matrix(x)
@@ -245,6 +247,12 @@ def test_batches_have_their_own_effect(blobs, short):
     np.testing.assert_array_equal(trained.reference.batches, numbers)
     np.testing.assert_allclose(denoised(blobs, target_sum=1), trained.shares(latents, numbers), rtol=1e-4)
     assert np.abs(trained.shares(latents, numbers) - trained.shares(latents, 1 - numbers)).max() > 1e-4
+    logits = [
+        [net.decoder(torch.from_numpy(latents[:, i]), torch.full((150,), number)) for number in range(2)]
+        for i, net in enumerate(trained.networks())
+    ]
+    average = torch.stack([torch.stack(of_net).mean(dim=0).softmax(dim=1) for of_net in logits]).mean(dim=0)
+    np.testing.assert_allclose(trained.shares(latents, np.full(150, -1)), average.detach().numpy(), rtol=1e-4)
     query = blobs[:20].copy()
     for names, batch in {("a",): 0, ("b",): 1, ("c",): -1}.items():
         query.obs["donor"] = names[0]
@@ -254,6 +262,14 @@ def test_batches_have_their_own_effect(blobs, short):
 
 
 # --- names and what is refused ---
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_cells_of_two_sets_with_the_same_names(clustered, unchanged):
+    """The second set's cells would get what the first's have."""
+    doubled = ad.concat([clustered, clustered], uns_merge="first")
+    with unchanged(doubled), pytest.raises(KeyError, match=r"some names in adata\.obs_names occur twice"):
+        sctag.tl.denoise(doubled)
 
 
 def test_layers_of_several_results_side_by_side(clustered, zinb, same):

@@ -542,7 +542,7 @@ def test_several_references_side_by_side(reference, query, placed, short, same):
 
 def test_mapping_again_replaces_and_forgets_the_umap(reference, query, placed):
     sctag.tl.map_query(query, reference)
-    query.obsm["X_sctag_umap"], query.uns["sctag_colors"] = np.ones((N_NEW, 2)), ["red"] * 3
+    query.obsm["X_sctag_umap"], query.uns["sctag_colors"] = np.ones((N_NEW, 2)), ["red"] * 9
     sctag.tl.map_query(query, reference)
     assert "X_sctag_umap" not in query.obsm
     assert "sctag_colors" not in query.uns

@@ -175,6 +175,34 @@ def test_two_runs_live_side_by_side(clustered, short, same):
     same(before, clustered)
 
 
+def test_colours_of_as_many_clusters_are_kept(clustered, short):
+    clustered.uns["sctag_colors"] = ["red", "green", "blue"]
+    sctag.tl.sctag(clustered, 3, random_state=3, **short)
+    assert list(clustered.uns["sctag_colors"]) == ["red", "green", "blue"]
+
+
+def test_results_do_not_share_memory_with_the_model(clustered):
+    before = sctag.ScTAG.from_anndata(clustered).get_latent_representation().copy()
+    for name in ("X_sctag", "sctag_proba"):
+        clustered.obsm[name][:] = 0
+    clustered.obs["sctag_confidence"] = 0.0
+    np.testing.assert_array_equal(sctag.ScTAG.from_anndata(clustered).get_latent_representation(), before)
+    assert sctag.ScTAG.from_anndata(clustered).trained.fitted.reference.proba.any()
+
+
+def test_a_confidence_of_the_users_is_not_replaced(graphed, short, unchanged):
+    graphed.obs["sctag_confidence"] = 0.5
+    with unchanged(graphed), pytest.raises(ValueError, match="holds something else under 'sctag'"):
+        sctag.tl.sctag(graphed, 3, **short)
+
+
+def test_a_graph_that_was_cut_apart_is_told(graphed, short):
+    with pytest.warns(
+        UserWarning, match=r"\d+ of 15 cells have no neighbour in the graph 'sctag_neighbors'; if it was"
+    ):
+        sctag.tl.sctag(graphed[::10].copy(), 2, **short)
+
+
 def test_rerun_replaces_its_own_slots_alone(clustered, short, same):
     sctag.tl.sctag(clustered, 2, key_added="other", **short)
     for key in ("sctag", "other"):
@@ -513,6 +541,7 @@ def test_the_graph_matters(graphed, clustered, short):
     assert np.abs(graphed.obsm["X_sctag"] - clustered.obsm["X_sctag"]).max() > 1e-2
 
 
+@pytest.mark.filterwarnings("ignore:.* cells have no neighbour in the graph")
 def test_directed_graph_and_isolated_cells(graphed, short):
     weights = sparse.random(150, 150, 0.05, random_state=0, format="lil")
     weights[:10] = 0
@@ -523,6 +552,7 @@ def test_directed_graph_and_isolated_cells(graphed, short):
     _check_result(graphed, 3)
 
 
+@pytest.mark.filterwarnings("ignore:.* cells have no neighbour in the graph")
 def test_a_graph_without_any_edge(graphed, short):
     graphed.obsp["odd"] = sparse.csr_matrix((150, 150), dtype=np.float32)
     graphed.uns["odd"] = {"connectivities_key": "odd"}
@@ -603,6 +633,13 @@ def test_duplicated_cells(graphed, short):
     _check_result(graphed)
 
 
+def test_more_clusters_than_groups_of_cells_are_refused(short, unchanged):
+    adata = AnnData(np.random.default_rng(0).poisson(3, (302, 20)).astype(np.float32))
+    sctag.pp.build_graph(adata, 5, use_rep="X")
+    with unchanged(adata), pytest.raises(ValueError, match="n_clusters=301 exceeds the 300 that are told apart"):
+        sctag.tl.sctag(adata, 301, **short)
+
+
 @pytest.mark.parametrize("n_clusters", [None, 1])
 def test_all_cells_equal(n_clusters, short):
     adata = AnnData(np.tile(np.arange(1, 21, dtype=np.float32), (40, 1)), obsm={"X_rep": np.ones((40, 3))})
@@ -639,6 +676,7 @@ def test_one_cluster(graphed, short):
 
 
 @pytest.mark.filterwarnings("ignore:n_clusters=2 were asked for, but only 1")  # one hidden unit may die
+@pytest.mark.filterwarnings("ignore:.* cells have no neighbour in the graph")
 def test_smallest_network(graphed, short):
     few = graphed[:20].copy()
     sctag.tl.sctag(few, 2, n_latent=1, n_hidden=1, n_hops=0, batch_size=2, mask_rate=0, **short)
@@ -752,7 +790,8 @@ def test_another_tools_latent_is_kept(graphed, unchanged, short):
 
 def test_a_second_run_leaves_nothing_of_the_first(clustered, short):
     mapped = clustered.copy()
-    del mapped.uns["sctag"], mapped.obs["sctag"], mapped.obsm["X_sctag"], mapped.obsm["sctag_proba"]
+    del mapped.uns["sctag"], mapped.obsm["X_sctag"], mapped.obsm["sctag_proba"]
+    del mapped.obs["sctag"], mapped.obs["sctag_confidence"]
     sctag.tl.map_query(mapped, clustered)
     sctag.tl.denoise(mapped, clustered)
     assert "sctag_novelty" in mapped.obs
