@@ -1,4 +1,4 @@
-"""Reading an AnnData: which counts, which genes, and what cannot be used; the same rules for every function."""
+"""Reading an AnnData: which genes, which names, and what cannot be used; the same rules for every function."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy import sparse
 
 from . import _logging as logg
-from ._errors import AdvisedError
+from ._blocks import is_in_memory, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,19 +33,21 @@ class Default(Enum):
 
 DEFAULT: Final = Default.token
 
-# log1p of anything countable stays below this (log2 of a million is 20); corrected counts of whole cells exceed it.
-_LOG_CEILING = 20.0
 _MANY_GENES = 5_000
-_KEEP_COUNTS = "adata.layers['counts'] = adata.X.copy()"
 
 
 def require_in_memory(adata: AnnData, function: str) -> None:
-    """Raise NotImplementedError for backed or dask-backed data, naming the call that helps."""
-    if adata.isbacked:
-        msg = f"{function} reads cells in memory; call `adata = adata.to_memory()` first."
+    """Raise NotImplementedError for data on disk or in dask, naming the call that helps."""
+    if not all(matrix is None or is_in_memory(matrix) for matrix in (adata.X, *adata.layers.values())):
+        msg = f"{function} reads all cells in memory; call `adata = adata.to_memory()` first."
         raise NotImplementedError(msg)
-    if any(type(matrix).__module__.startswith("dask") for matrix in (adata.X, *adata.layers.values())):
-        msg = f"{function} does not read dask arrays yet; call `adata = adata.to_memory()` first."
+
+
+def require_place(adata: AnnData, *, copy: bool) -> None:
+    """Raise NotImplementedError where anndata could not take results: on copies and views of backed data."""
+    if adata.isbacked and (copy or adata.is_view):
+        what = "A copy" if copy else "A view"
+        msg = f"{what} of a backed AnnData cannot hold results; call `adata = adata.to_memory()` first."
         raise NotImplementedError(msg)
 
 
@@ -116,92 +118,9 @@ def checked_mask(mask: NDArray[np.bool_], name: str, n_vars: int) -> NDArray[np.
     return mask
 
 
-def values(matrix: Any) -> NDArray[np.floating]:
-    """The stored values of a dense or sparse matrix as a flat array; implicit zeros are left out."""
-    return np.ravel(matrix.data if sparse.issparse(matrix) else np.asarray(matrix))
-
-
-def holds_counts(matrix: Any) -> bool:
-    """Whether all values are non-negative integers, whatever the dtype."""
-    stored = values(matrix)
-    if stored.dtype.kind in "bui":
-        return stored.dtype.kind != "i" or not (stored < 0).any()
-    return bool(np.isfinite(stored).all() and (stored >= 0).all() and (stored == np.floor(stored)).all())
-
-
-def are_unlogged(matrix: Any) -> bool:
-    """Whether the values are counts as they were read, or corrected ones: not logged, not scaled."""
-    if holds_counts(matrix):
-        return True
-    stored = values(matrix)
-    return bool(np.isfinite(stored).all() and (stored >= 0).all() and stored.max(initial=0) >= _LOG_CEILING)
-
-
-def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tuple[sparse.csr_matrix, str]:
-    """Raw counts as (n_obs, n_vars) CSR float32, and where they were found ("X" or the layer's name).
-
-    The given layer; else X if it holds counts; else ``layers["counts"]`` if there is one; else X, whose fractions may
-    be corrected counts. Raises ValueError for anything that no count likelihood can be fitted to.
-    """
-    matrix, name = _choose_matrix(adata, layer)
-    if check_values:
-        _check_counts(adata, matrix, name)
-    if name != (layer or "X"):
-        logg.info(f"    using the raw counts in adata.layers[{name!r}], since adata.X holds none")
-    return sparse.csr_matrix(matrix, dtype=np.float32), name
-
-
-def _choose_matrix(adata: AnnData, layer: str | None) -> tuple[object, str]:
-    if layer is not None:
-        if layer not in adata.layers:
-            msg = f"layer={layer!r} is not in adata.layers; there are {list(adata.layers)}."
-            raise KeyError(msg)
-        return adata.layers[layer], layer
-    if "counts" in adata.layers and (adata.X is None or not holds_counts(adata.X)):
-        return adata.layers["counts"], "counts"
-    if adata.X is None:
-        msg = "adata.X is empty; name the layer that holds raw counts: `layer=...`."
-        raise ValueError(msg)
-    return adata.X, "X"
-
-
-def _check_counts(adata: AnnData, matrix: object, name: str) -> None:
-    where = "adata.X" if name == "X" else f"adata.layers[{name!r}]"
-    stored = values(matrix)
-    if not np.isfinite(stored).all():
-        raise _no_counts(adata, f"{where} holds NaN or infinite values, raw counts are needed.")
-    if (stored < 0).any():
-        raise _no_counts(adata, f"{where} holds negative values, raw counts are needed.")
-    if holds_counts(matrix):
-        return
-    is_logged = name == "X" and "log1p" in adata.uns
-    if is_logged or not are_unlogged(matrix):
-        raise _no_counts(adata, f"{where} looks log-normalised, raw counts are needed.", may_skip=True)
-    msg = f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM)."
-    logg.warn(msg)
-
-
-def _no_counts(adata: AnnData, problem: str, *, may_skip: bool = False) -> AdvisedError:
-    """The error for values that no count likelihood can be fitted to, with the way to where the counts are."""
-    if adata.raw is not None and holds_counts(adata.raw.X):
-        problem = f"{problem} adata.raw holds counts of the same cells:"
-        call = "adata.raw.to_adata()"
-        command = f"in Python, `{call}.write_h5ad('counts.h5ad')` writes a file of them."
-        return _advised(problem, f"`adata = {call}` takes them.", command, may_skip=may_skip)
-    advice = f"Keep the raw counts before normalising, `{_KEEP_COUNTS}`, or name their layer with"
-    return _advised(problem, f"{advice} `layer=`.", f"{advice} `--layer`.", may_skip=may_skip)
-
-
-def _advised(problem: str, python: str, command: str, *, may_skip: bool) -> AdvisedError:
-    if may_skip:
-        python += " `check_values=False` skips this check."
-        command += " `--no-check-values` skips this check."
-    return AdvisedError(problem, python, command)
-
-
 def representation_of(adata: AnnData, name: str) -> NDArray[np.floating]:
     """``adata.X`` or an entry of ``adata.obsm``, dense (n_obs, d); ValueError unless all of it is finite."""
-    stored = adata.X if name == "X" else adata.obsm[name]
+    stored = whole(adata.X) if name == "X" else adata.obsm[name]
     x = stored.toarray() if sparse.issparse(stored) else np.asarray(stored)
     if x.ndim != 2 or not np.isfinite(x).all():
         msg = f"{name!r} holds NaN or infinite values; recompute it, or name another representation with `use_rep=`."

@@ -9,8 +9,10 @@ import numpy as np
 from scipy import sparse
 
 from . import _logging as logg
-from ._adata import batch_names, batch_numbers, find_counts, representation_of, select_genes
+from ._adata import batch_names, batch_numbers, representation_of, select_genes
+from ._blocks import columns_and_totals
 from ._checks import check_integer, check_name, check_number
+from ._counts import find_counts
 from ._types import Metric
 
 if TYPE_CHECKING:
@@ -61,14 +63,17 @@ class TrainingInputs:
         genes, mask_name = select_genes(adata, mask_var)
         batches = batch_numbers(adata, batch_key)
         _warn_of_names(adata)
-        counts, source = find_counts(adata, layer, check_values=check_values)
+        matrix, source = find_counts(adata, layer, check_values=check_values)
+        counts, totals = columns_and_totals(matrix, np.flatnonzero(genes))
+        check_totals(totals)
+        _warn_of_unseen(counts)
         graph = dict(adata.uns[neighbors_key].get("params", {}))
         _compare_batch_keys(graph, neighbors_key, None if batches is None else batch_key)
         if batches is not None:
             _warn_of_small(adata.obs[batch_key])
         return cls(
-            counts=counts[:, genes],
-            totals=totals_of(counts, genes),
+            counts=counts,
+            totals=totals,
             weights=weights,
             batches=batches,
             batch_key=batch_key,
@@ -180,9 +185,8 @@ def _compare_batch_keys(graph: dict[str, Any], neighbors_key: str, batch_key: st
     )
 
 
-def totals_of(counts: sparse.csr_matrix, genes: NDArray[np.bool_] | None) -> NDArray[np.float64]:
-    """Total count of each cell over all genes; cells without any cannot be placed."""
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+def check_totals(totals: NDArray[np.float64]) -> None:
+    """Raise ValueError if a cell's total count (n_obs,) is zero, for it cannot be placed."""
     empty = np.flatnonzero(totals <= 0)
     if len(empty):
         msg = (
@@ -190,14 +194,12 @@ def totals_of(counts: sparse.csr_matrix, genes: NDArray[np.bool_] | None) -> NDA
             "run `sc.pp.filter_cells(adata, min_counts=1)` on the raw counts first."
         )
         raise ValueError(msg)
-    if genes is None:
-        return totals
-    unseen = np.flatnonzero(np.asarray(counts[:, genes].sum(axis=1)).ravel() <= 0)
-    if len(unseen):
-        logg.warn(
-            f"{len(unseen)} cells have no counts in the chosen genes; their place rests on their neighbours alone."
-        )
-    return totals
+
+
+def _warn_of_unseen(counts: sparse.csr_matrix) -> None:
+    n_unseen = int((np.asarray(counts.sum(axis=1)).ravel() <= 0).sum())
+    if n_unseen:
+        logg.warn(f"{n_unseen} cells have no counts in the chosen genes; their place rests on their neighbours alone.")
 
 
 def _representation(adata: AnnData, graph: dict[str, Any]) -> NDArray[np.float32] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 
 from . import _logging as logg
-from ._adata import DEFAULT, require_anndata, require_in_memory
+from ._adata import DEFAULT, require_anndata
 from ._checks import check_choice, check_flag, check_integer, check_seed
 from ._core.config import MOST_CLUSTERS, Config
 from ._inputs import TrainingInputs, check_run_options
@@ -93,7 +93,6 @@ class ScTAG:
         check_values: bool = True,
     ) -> None:
         require_anndata(adata, _CLASS)
-        require_in_memory(adata, _CLASS)
         self._config = Config(
             n_networks=n_networks,
             n_hops=n_hops,
@@ -255,12 +254,11 @@ class ScTAG:
         layer: str | None = None,
         use_rep: str | None = None,
         check_values: bool = True,
-        function: str = _CLASS,
     ) -> tuple[Placed, Query]:
         """What :func:`sctag_tools.tl.map_query` writes, as arrays, and how the query was read."""
         trained = self.trained
-        require_anndata(adata, function)
-        query = prepare_query(adata, trained, function, layer=layer, use_rep=use_rep, check_values=check_values)
+        require_anndata(adata, _CLASS)
+        query = prepare_query(adata, trained, layer=layer, use_rep=use_rep, check_values=check_values)
         return trained.fitted.place(query.counts, query.totals, query.known, query.batches, query.position), query
 
     def save(self, dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

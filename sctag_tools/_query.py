@@ -10,7 +10,9 @@ import pandas as pd
 from scipy import sparse
 
 from . import _logging as logg
-from ._adata import find_counts, representation_of, require_in_memory
+from ._adata import representation_of
+from ._blocks import columns_and_totals
+from ._counts import find_counts
 from ._errors import AdvisedError
 
 if TYPE_CHECKING:
@@ -36,23 +38,23 @@ class Query:
 
 
 def prepare_query(
-    adata: AnnData, trained: Trained, function: str, *, layer: str | None, use_rep: str | None, check_values: bool
+    adata: AnnData, trained: Trained, *, layer: str | None, use_rep: str | None, check_values: bool
 ) -> Query:
     """The cells of ``adata`` as ``trained`` reads them; raises before anything is computed."""
-    require_in_memory(adata, function)
     if adata.n_obs < 1:
         msg = "The query holds no cells."
         raise ValueError(msg)
     trained_on = trained.run["params"].get("counts")
     if layer is None and trained_on in adata.layers:
         layer = trained_on
-    counts, source = find_counts(adata, layer, check_values=check_values)
+    matrix, source = find_counts(adata, layer, check_values=check_values)
     columns = _columns(adata, trained.genes)
     known = columns >= 0
-    of_model = _in_order(counts, columns)
+    chosen, totals = columns_and_totals(matrix, columns[known])
+    of_model = _in_order(chosen, known)
     return Query(
         counts=of_model,
-        totals=_totals(counts, of_model, float(trained.fitted.gene_shares[known].sum())),
+        totals=_totals(totals, of_model, float(trained.fitted.gene_shares[known].sum())),
         known=known,
         batches=_batch_numbers(adata, trained),
         position=_position(adata, trained, use_rep),
@@ -92,18 +94,17 @@ def _too_few_genes(adata: AnnData, genes: list[str], columns: NDArray[np.int64])
     return AdvisedError(problem, "A query keeps all its genes, do not choose highly variable ones in it.")
 
 
-def _in_order(counts: sparse.csr_matrix, columns: NDArray[np.int64]) -> sparse.csr_matrix:
-    known = np.flatnonzero(columns >= 0)
-    chosen = counts[:, columns[known]].tocoo()
-    return sparse.csr_matrix((chosen.data, (chosen.row, known[chosen.col])), shape=(counts.shape[0], len(columns)))
+def _in_order(chosen: sparse.csr_matrix, known: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Columns of the known genes in their places among all of the model."""
+    places = np.flatnonzero(known)
+    return sparse.csr_matrix((chosen.data, places[chosen.indices], chosen.indptr), shape=(chosen.shape[0], len(known)))
 
 
-def _totals(counts: sparse.csr_matrix, of_model: sparse.csr_matrix, share: float) -> NDArray[np.float64]:
+def _totals(totals: NDArray[np.float64], of_model: sparse.csr_matrix, share: float) -> NDArray[np.float64]:
     """Total count of each cell, brought to the genes that the training totals were over.
 
     A file that was cut to some genes has totals that mean something else than those of the reference.
     """
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     in_model = np.asarray(of_model.sum(axis=1, dtype=np.float64)).ravel()
     empty = np.flatnonzero(in_model <= 0)
     if len(empty):

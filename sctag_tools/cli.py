@@ -347,10 +347,12 @@ def _counts_layer(adata: AnnData, layer: str | None) -> str:
 def _preprocess(adata: AnnData, highly_genes: int, layer: str | None, options: dict[str, Any]) -> None:
     """What a scanpy user does before clustering; raw counts are kept in a layer."""
     import scanpy as sc
+    from scipy import sparse
 
-    from ._adata import find_counts
+    from ._counts import find_counts
 
-    counts, _ = find_counts(adata, layer, check_values=options["check_values"])
+    found, _ = find_counts(adata, layer, check_values=options["check_values"])
+    counts = sparse.csr_matrix(found, dtype="float32")
     adata.layers[options["layer"]] = counts
     adata.X = counts.copy()
     n_obs = adata.n_obs

@@ -13,6 +13,7 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 import sctag_tools as sctag
+from sctag_tools import _blocks
 
 N_NEW = 40
 RESULTS = ["X_sctag", "sctag_proba", "sctag", "sctag_confidence", "sctag_novelty"]
@@ -334,29 +335,104 @@ def test_the_results_are_read_without_anndata(everything, tmp_path):
         assert isinstance(file["uns/sctag/model/record"].asstr()[()], str)
 
 
-# --- data that is not in memory: refused, and the call that is named helps ---
+# --- data that is not in memory: read by blocks of rows, nothing else is different ---
 
 
-@pytest.mark.parametrize("kind", ["backed", "dask"])
-def test_the_call_that_is_named_helps(clustered, blobs, tmp_path, kind):
-    blobs[:20].copy().write_h5ad(tmp_path / "query.h5ad")
-    if kind == "backed":
-        away = anndata.read_h5ad(tmp_path / "query.h5ad", backed="r")
+def _away(adata, kind, folder):
+    """The same cells with their counts on disk, or in dask."""
+    adata, counts = adata.copy(), adata.X
+    where, layout = kind.split()
+    if where == "backed":
+        adata.X = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.asarray}[layout](
+            counts.toarray() if layout == "dense" else counts
+        )
+        adata.write_h5ad(folder / "away.h5ad")
+        return anndata.read_h5ad(folder / "away.h5ad", backed="r")
+    array = pytest.importorskip("dask.array").from_array
+    lazy = array(counts.toarray(), chunks=(40, 50)) if layout == "dense" else array(counts, chunks=(40, -1))
+    if layout == "layer":
+        adata.layers["counts"], adata.X = lazy, np.log1p(counts.toarray())
     else:
-        away = blobs[:20].copy()
-        away.X = pytest.importorskip("dask.array").from_array(away.X.toarray())
-    for name, call in {
-        "sctag.tl.map_query": lambda adata: sctag.tl.map_query(adata, clustered),
-        "sctag.tl.denoise": lambda adata: sctag.tl.denoise(adata, clustered),
-        "sctag.ScTAG": sctag.ScTAG,
-        "sctag.pp.build_graph": sctag.pp.build_graph,
-    }.items():
-        with pytest.raises(NotImplementedError, match=rf"^{name} .*`adata = adata\.to_memory\(\)`"):
-            call(away)
-    adata = away.to_memory()
-    if kind == "backed":
-        away.file.close()
-    sctag.tl.map_query(adata, clustered)
+        adata.X = lazy
+    return adata
+
+
+@pytest.mark.parametrize("kind", ["backed csr", "backed csc", "backed dense", "dask csr", "dask dense", "dask layer"])
+def test_counts_that_are_not_in_memory(blobs, short, tmp_path, monkeypatch, kind):
+    blobs.var["highly_variable"] = np.arange(blobs.n_vars) % 3 > 0
+    away = _away(blobs, kind, tmp_path)
+    monkeypatch.setattr(_blocks, "_ENTRIES", 40 * blobs.n_vars)
+    layer = "counts" if kind == "dask layer" else None
+    if layer is not None:
+        blobs.layers["counts"], blobs.X = blobs.X, np.log1p(blobs.X.toarray())
+    for adata in (blobs, away):
+        sctag.pp.build_graph(adata)
+        sctag.tl.sctag(adata, 3, **short)
+    np.testing.assert_allclose(np.abs(away.obsm["X_pca"]), np.abs(blobs.obsm["X_pca"]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(away.obsm["X_sctag"], blobs.obsm["X_sctag"], rtol=1e-3, atol=1e-4)
+    assert away.uns["sctag"]["params"]["counts"] == (layer or "X")
+    query = blobs[:20].copy()
+    query.X = query.layers["counts"] if layer else query.X
+    query = _away(query, "dask layer" if layer else "dask csr", tmp_path)
+    sctag.tl.map_query(query, away, key_added="mapped")
+    sctag.tl.denoise(query, away, key="sctag")
     expected = blobs[:20].copy()
-    sctag.tl.map_query(expected, clustered)
-    assert_same_place(adata, expected)
+    sctag.tl.map_query(expected, blobs, key_added="mapped")
+    sctag.tl.denoise(expected, blobs, key="sctag")
+    np.testing.assert_allclose(query.obsm["X_mapped"], expected.obsm["X_mapped"], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(query.layers["sctag_denoised"], expected.layers["sctag_denoised"], rtol=1e-3)
+    if away.isbacked:
+        away.write_h5ad(tmp_path / "result.h5ad")
+        away.file.close()
+        written = anndata.read_h5ad(tmp_path / "result.h5ad")
+        assert (written.X != blobs.X).sum() == 0
+        assert written.obs["sctag"].tolist() == blobs.obs["sctag"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("where", "bad", "match"),
+    [
+        (-1, np.nan, "holds NaN or infinite values"),
+        (-1, -1, "holds negative values"),
+        (slice(None), 0.5, "looks log-normalised"),
+    ],
+    ids=str,
+)
+def test_each_block_is_checked(graphed, tmp_path, monkeypatch, where, bad, match):
+    x = graphed.X.toarray()
+    x[where] = bad
+    graphed.X = sparse.csr_matrix(x)
+    away = _away(graphed, "backed csr", tmp_path)
+    monkeypatch.setattr(_blocks, "_ENTRIES", 40 * graphed.n_vars)
+    with pytest.raises(ValueError, match=match):
+        sctag.tl.sctag(away, 3)
+    assert "sctag" not in away.obs
+    away.file.close()
+
+
+def test_the_representation_itself_on_disk(blobs, tmp_path):
+    away = _away(blobs, "backed csr", tmp_path)
+    for adata in (blobs, away):
+        sctag.pp.build_graph(adata, use_rep="X")
+    assert (away.obsp["sctag_neighbors_distances"] != blobs.obsp["sctag_neighbors_distances"]).nnz == 0
+    away.file.close()
+
+
+def test_what_anndata_cannot_do_with_backed_data(graphed, tmp_path):
+    away = _away(graphed, "backed csr", tmp_path)
+    calls = {
+        "pp.build_graph": sctag.pp.build_graph,
+        "tl.sctag": sctag.tl.sctag,
+        "tl.map_query": lambda adata, **options: sctag.tl.map_query(adata, graphed, **options),
+        "tl.denoise": sctag.tl.denoise,
+    }
+    for call in calls.values():
+        with pytest.raises(NotImplementedError, match=r"A copy of a backed AnnData .*`adata = adata\.to_memory\(\)`"):
+            call(away, copy=True)
+        with pytest.raises(NotImplementedError, match=r"A view of a backed AnnData .*to_memory"):
+            call(away[:20])
+    with pytest.raises(NotImplementedError, match=r"preset='paper' reads all cells in memory.*to_memory"):
+        sctag.tl.sctag(away, 3, preset="paper")
+    with pytest.raises(NotImplementedError, match=r"recipe_published reads all cells in memory.*to_memory"):
+        sctag.pp.recipe_published(away)
+    away.file.close()

@@ -10,17 +10,15 @@ from scipy import sparse
 
 from .. import _logging as logg
 from .._adata import (
-    are_unlogged,
     batch_numbers,
     checked_mask,
-    holds_counts,
     representation_of,
     require_anndata,
-    require_in_memory,
-    values,
+    require_place,
     working_copy,
     writing,
 )
+from .._blocks import Values, columns_and_totals, is_in_memory
 from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
 from .._core.neighbors import Neighbors, find_neighbors, find_neighbors_across, join_pieces, levelled
 from .._threads import kept_thread_counts
@@ -103,7 +101,7 @@ def build_graph(
     ValueError
         If there are fewer than 2 cells, or an argument or the representation cannot be used.
     NotImplementedError
-        If ``adata`` is backed or holds dask arrays.
+        For a copy or a view of backed data, which cannot hold results.
 
     Examples
     --------
@@ -114,10 +112,10 @@ def build_graph(
     (700, 700)
     """
     require_anndata(adata, _FUNCTION)
-    require_in_memory(adata, _FUNCTION)
     check_choice("metric", metric, get_args(Metric))
     check_seed(random_state)
     check_flag("copy", copy)
+    require_place(adata, copy=copy)
     if exact is not None:
         check_flag("exact", exact)
     if n_pcs is not None:
@@ -192,25 +190,41 @@ def _missing_pca(adata: AnnData, use_rep: str | None, n_pcs: int | None, random_
     if adata.X is None:
         msg = "adata.X is empty and there is no adata.obsm['X_pca']; name a representation with `use_rep=`."
         raise ValueError(msg)
-    if not np.isfinite(values(adata.X)).all():
+    values = Values.of(adata.X)
+    if not values.finite:
         msg = "adata.X holds NaN or infinite values; mend it, or name a representation with `use_rep=`."
         raise ValueError(msg)
-    n_genes = adata.n_vars
+    genes = np.arange(adata.n_vars)
     if "highly_variable" in adata.var:
-        n_genes = int(checked_mask(adata.var["highly_variable"].to_numpy(), "highly_variable", n_genes).sum())
-    n_comps = min(max(n_pcs or 0, _MAX_PCS), adata.n_obs - 1, n_genes - 1)
+        genes = genes[checked_mask(adata.var["highly_variable"].to_numpy(), "highly_variable", adata.n_vars)]
+    n_comps = min(max(n_pcs or 0, _MAX_PCS), adata.n_obs - 1, len(genes) - 1)
     if n_comps < 1:
-        msg = f"PCA needs at least 2 genes, got {n_genes}; name a representation with `use_rep=`."
+        msg = f"PCA needs at least 2 genes, got {len(genes)}; name a representation with `use_rep=`."
         raise ValueError(msg)
-    x = sparse.csr_matrix(adata.X) if sparse.issparse(adata.X) else adata.X  # scanpy does not take sparse arrays
+    unlogged = values.are_counts or ("log1p" not in adata.uns and values.are_unlogged)
+    x = _log_normalised(adata.X, genes) if unlogged else _expression(adata.X, genes)
     work = AnnData(x, obs=adata.obs[[]], var=adata.var)
-    if holds_counts(x) or ("log1p" not in adata.uns and are_unlogged(x)):
-        work.X = x.astype(np.float32)
-        sc.pp.normalize_total(work, target_sum=1e4)
-        sc.pp.log1p(work)
-    logg.info(f"    computing X_pca with {n_comps} components on {n_genes} genes")
+    logg.info(f"    computing X_pca with {n_comps} components on {len(genes)} genes")
     sc.pp.pca(work, n_comps=n_comps, random_state=random_state)
     return work
+
+
+def _log_normalised(matrix: Any, genes: NDArray[np.integer]) -> sparse.csr_matrix:
+    """(n_obs, n_vars) log1p of counts at 10,000 a cell; of other genes than these there is nothing."""
+    x, totals = columns_and_totals(matrix, genes)
+    x.data /= np.repeat(totals / 1e4, np.diff(x.indptr)).astype(np.float32)
+    return _widened(x.log1p(), genes, matrix.shape[1])
+
+
+def _expression(matrix: Any, genes: NDArray[np.integer]) -> Any:
+    """The (n_obs, n_vars) matrix as scanpy's PCA takes it; on disk or in dask, these genes of it alone."""
+    if not is_in_memory(matrix):
+        return _widened(columns_and_totals(matrix, genes)[0], genes, matrix.shape[1])
+    return sparse.csr_matrix(matrix) if sparse.issparse(matrix) else matrix  # scanpy does not take sparse arrays
+
+
+def _widened(x: sparse.csr_matrix, columns: NDArray[np.integer], n_columns: int) -> sparse.csr_matrix:
+    return sparse.csr_matrix((x.data, columns[x.indices], x.indptr), shape=(x.shape[0], n_columns))
 
 
 def _representation(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from .. import _logging as logg
-from .._adata import find_counts, require_anndata, require_in_memory, working_copy, writing
+from .._adata import require_anndata, require_in_memory, working_copy, writing
 from .._checks import check_flag, check_integer, check_seed
+from .._counts import find_counts
 from .._published_recipe import N_TOP_GENES, published_inputs
 
 if TYPE_CHECKING:
@@ -71,8 +73,8 @@ def recipe_published(
     check_integer("n_top_genes", n_top_genes, low=2)
     check_seed(random_state)
     check_flag("copy", copy)
-    counts, _ = find_counts(adata, layer, check_values=True)
-    inputs = published_inputs(counts, random_state, n_top_genes=n_top_genes)
+    matrix, _ = find_counts(adata, layer, check_values=True)
+    inputs = published_inputs(sparse.csr_matrix(matrix, dtype=np.float32), random_state, n_top_genes=n_top_genes)
     if not inputs.cells.all():
         msg = (
             f"{int(np.count_nonzero(~inputs.cells))} cells have no counts; "

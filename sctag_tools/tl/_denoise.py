@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _logging as logg
-from .._adata import require_anndata, require_in_memory, working_copy, writing
+from .._adata import require_anndata, require_place, working_copy, writing
 from .._checks import check_flag, check_name, check_number
 from ._map_query import model_of
 
@@ -83,7 +83,7 @@ def denoise(
     ValueError
         If ``dropout`` is asked of a model that has none, an option is out of range, or a layer of that name exists.
     NotImplementedError
-        If ``adata`` is backed or holds dask arrays.
+        For a copy or a view of backed data, which cannot hold results.
 
     Examples
     --------
@@ -96,9 +96,9 @@ def denoise(
     (700, 765)
     """
     require_anndata(adata, _FUNCTION)
-    require_in_memory(adata, _FUNCTION)
     for name, flag in {"dropout": dropout, "check_values": check_values, "copy": copy}.items():
         check_flag(name, flag)
+    require_place(adata, copy=copy)
     check_name("key", key)
     layer_added = f"{key}_denoised" if layer_added is None else layer_added
     check_name("layer_added", layer_added)
@@ -120,7 +120,7 @@ def denoise(
         latents, depth = fitted.reference.latents[rows], fitted.reference.depth[rows]
         batches = fitted.reference.batches[rows]
     else:
-        placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values, function=_FUNCTION)
+        placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
         latents, batches = placed.latents, query.batches
         of_known = fitted.gene_shares[query.known].sum() / fitted.gene_shares.sum()
         depth = np.asarray(query.counts.sum(axis=1)).ravel() / of_known

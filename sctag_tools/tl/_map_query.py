@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from .. import _logging as logg
-from .._adata import forget_earlier, require_anndata, require_own_key, working_copy, writing
+from .._adata import forget_earlier, require_anndata, require_own_key, require_place, working_copy, writing
 from .._checks import check_flag, check_name
 from .._model import ScTAG
 
@@ -90,7 +90,7 @@ def map_query(
     FileNotFoundError
         If the folder holds no model.
     NotImplementedError
-        If ``adata`` is backed or holds dask arrays.
+        For a copy or a view of backed data, which cannot hold results.
 
     Examples
     --------
@@ -106,6 +106,7 @@ def map_query(
     require_anndata(adata, _FUNCTION)
     for name, flag in {"check_values": check_values, "copy": copy}.items():
         check_flag(name, flag)
+    require_place(adata, copy=copy)
     check_name("key", key)
     key_added = key if key_added is None else key_added
     check_name("key_added", key_added)
@@ -115,7 +116,7 @@ def map_query(
     _keep_own_run(adata, key_added)
 
     start = logg.info("mapping cells to a scTAG reference")
-    placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values, function=_FUNCTION)
+    placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
     adata = working_copy(adata, copy=copy)
     with writing():
         forget_earlier(adata, key_added, len(trained.clusters))

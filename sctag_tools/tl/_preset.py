@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+from scipy import sparse
+
 from .. import _logging as logg
-from .._adata import DEFAULT, find_counts
+from .._adata import DEFAULT, require_in_memory
 from .._checks import check_choice, check_flag, check_integer, check_seed
 from .._core.config import Config
-from .._inputs import check_run_options, graph_of, totals_of
+from .._counts import find_counts
+from .._inputs import check_run_options, check_totals, graph_of
 from .._model import record_of, warn_of_fewer
 from .._published_recipe import N_TOP_GENES, published_inputs
 from .._types import Accelerator
@@ -36,6 +40,7 @@ class PresetRun:
     ) -> None:
         """Read ``adata``; raise ValueError for what a published preset cannot do."""
         self.config = Config(**{field.name: options[field.name] for field in fields(Config)})
+        require_in_memory(adata, f"preset={preset!r}")
         n_clusters = check_preset(preset, n_clusters, self.config, save, options)
         n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
         check_integer("n_top_genes", n_top_genes, low=2)
@@ -46,8 +51,9 @@ class PresetRun:
         self.preset, self.n_clusters, self.n_top_genes, self.options = preset, n_clusters, n_top_genes, options
         key = options["neighbors_key"]
         self.distances = graph_of(adata, key, "distances")
-        self.counts, self.source = find_counts(adata, options["layer"], check_values=options["check_values"])
-        totals_of(self.counts, None)
+        matrix, self.source = find_counts(adata, options["layer"], check_values=options["check_values"])
+        self.counts = sparse.csr_matrix(matrix, dtype=np.float32)
+        check_totals(np.asarray(self.counts.sum(axis=1, dtype=np.float64)).ravel())
         self.n_neighbors = adata.uns[key].get("params", {}).get("n_neighbors")  # the cell itself included
 
     def __call__(self) -> tuple[Fit, dict[str, Any]]:

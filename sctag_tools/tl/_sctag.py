@@ -10,8 +10,8 @@ from .._adata import (
     clusters_of,
     forget_earlier,
     require_anndata,
-    require_in_memory,
     require_own_key,
+    require_place,
     working_copy,
     writing,
 )
@@ -187,7 +187,8 @@ def sctag(
     TypeError
         If an option has the wrong type.
     NotImplementedError
-        If ``adata`` is backed or holds dask arrays.
+        For a copy or a view of backed data, which cannot hold results, or a published preset of data that is not in
+        memory.
     RuntimeError
         If the loss becomes non-finite, or one of several processes dies.
 
@@ -201,10 +202,10 @@ def sctag(
     (700, 15)
     """
     require_anndata(adata, _FUNCTION)
-    require_in_memory(adata, _FUNCTION)
     check_choice("preset", preset, get_args(Preset))
     for name, flag in {"progress_bar": progress_bar, "store_model": store_model, "copy": copy}.items():
         check_flag(name, flag)
+    require_place(adata, copy=copy)
     check_name("key_added", key_added)
     if key_added == neighbors_key:
         msg = f"key_added={key_added!r} is the name of the graph; choose another one for the results."

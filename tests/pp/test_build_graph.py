@@ -385,25 +385,6 @@ def test_no_anndata(thing):
         sctag.pp.build_graph(thing)
 
 
-def test_backed_is_refused(points, tmp_path):
-    import anndata
-
-    points.write_h5ad(tmp_path / "points.h5ad")
-    backed = anndata.read_h5ad(tmp_path / "points.h5ad", backed="r+")
-    with pytest.raises(NotImplementedError, match=r"sctag\.pp\.build_graph.*to_memory"):
-        sctag.pp.build_graph(backed, use_rep="X_rep")
-    assert not backed.obsp
-    backed.file.close()
-
-
-def test_dask_is_refused(points):
-    dask = pytest.importorskip("dask.array")
-    points.X = dask.from_array(points.X.toarray())
-    with pytest.raises(NotImplementedError, match=r"sctag\.pp\.build_graph.*dask.*to_memory"):
-        sctag.pp.build_graph(points, use_rep="X_rep")
-    assert not points.obsp
-
-
 # --- pynndescent, whose first call compiles for half a minute ---
 
 

@@ -576,14 +576,6 @@ def test_no_anndata(reference):
         sctag.tl.map_query(reference.X, reference)
 
 
-def test_backed_is_refused(reference, query, tmp_path):
-    query.write_h5ad(tmp_path / "backed.h5ad")
-    backed = anndata.read_h5ad(tmp_path / "backed.h5ad", backed="r")
-    with pytest.raises(NotImplementedError, match=r"sctag\.tl\.map_query.*to_memory"):
-        sctag.tl.map_query(backed, reference)
-    backed.file.close()
-
-
 def test_an_error_late_leaves_the_query_as_it_was(reference, blobs, unchanged, monkeypatch):
     def fails(*args, **kwargs):
         raise MemoryError

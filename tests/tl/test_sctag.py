@@ -848,28 +848,6 @@ def test_empty_x_without_counts(graphed, unchanged):
         sctag.tl.sctag(graphed, 3)
 
 
-def test_backed_is_refused(graphed, tmp_path):
-    graphed.write_h5ad(tmp_path / "backed.h5ad")
-    backed = anndata.read_h5ad(tmp_path / "backed.h5ad", backed="r+")
-    with pytest.raises(NotImplementedError, match=r"sctag\.tl\.sctag.*to_memory"):
-        sctag.tl.sctag(backed, 3)
-    assert "sctag" not in backed.obs
-    backed.file.close()
-
-
-@pytest.mark.parametrize("place", ["X", "layer"])
-def test_dask_is_refused(graphed, place):
-    dask = pytest.importorskip("dask.array")
-    lazy = dask.from_array(graphed.X.toarray())
-    if place == "X":
-        graphed.X = lazy
-    else:
-        graphed.layers["counts"] = lazy
-    with pytest.raises(NotImplementedError, match=r"sctag\.tl\.sctag.*dask.*to_memory"):
-        sctag.tl.sctag(graphed, 3, layer=None if place == "X" else "counts")
-    assert "sctag" not in graphed.obs
-
-
 # --- interruptions: faults are injected into a real training step ---
 
 
