@@ -363,6 +363,10 @@ def test_counts_that_are_not_in_memory(blobs, short, tmp_path, monkeypatch, kind
     away = _away(blobs, kind, tmp_path)
     monkeypatch.setattr(_blocks, "_ENTRIES", 40 * blobs.n_vars)
     layer = "counts" if kind == "dask layer" else None
+    columns, x = np.array([7, 2]), blobs.X.toarray()
+    chosen, totals = _blocks.columns_and_totals(away.layers[layer] if layer else away.X, columns)
+    np.testing.assert_array_equal(chosen.toarray(), x[:, columns])
+    np.testing.assert_array_equal(totals, x.sum(axis=1))
     if layer is not None:
         blobs.layers["counts"], blobs.X = blobs.X, np.log1p(blobs.X.toarray())
     for adata in (blobs, away):

@@ -26,12 +26,12 @@ def test_groups_drawn_at_random_are_not_apart():
     assert separation(cloud[:30], cloud[30:], RNG) < 1
 
 
-@pytest.mark.parametrize("sizes", [(400, 900), (200, 20_000)], ids=str)
+@pytest.mark.parametrize("sizes", [(400, 900), (200, 20_000), (8_000, 20_000)], ids=str)
 def test_standard_error_is_what_repeats_vary_by(sizes):
     """Of many points some are looked at, which is what counts."""
     rng = np.random.default_rng(5)
     found = [separation(*(rng.normal(i * 3.6, 1, (n, 2)) for i, n in enumerate(sizes)), rng) for _ in range(60)]
-    assert np.std(found) == pytest.approx(standard_error(3.6 * np.sqrt(2), *sizes), rel=0.35)
+    assert np.std(found) == pytest.approx(standard_error(3.6 * np.sqrt(2), *sizes), rel=0.3)
 
 
 def test_scale_and_rotation_do_not_matter():

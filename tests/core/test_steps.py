@@ -128,8 +128,8 @@ def test_the_target_is_sharpened_from_the_networks_as_they_are(monkeypatch):
     graph = sparse.random(60, 60, density=0.1, random_state=0, format="csr")
     step, assignment, assigned, seen = train.Trainer._step, train.Trainer.assignment, [], []
 
-    def watched_assignment(trainer):
-        assigned.append(assignment(trainer))
+    def watched_assignment(trainer, latents):
+        assigned.append(assignment(trainer, latents))
         return assigned[-1]
 
     def watched_step(trainer, module, optimizer, parts):
