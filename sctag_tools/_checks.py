@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import secrets
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,13 @@ def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
         raise ValueError(msg)
 
 
-def check_seed(value: object) -> None:
-    """Raise TypeError unless ``random_state`` is an integer, ValueError unless all libraries can take it."""
-    check_integer("random_state", value, low=0)
-    check_number("random_state", value, low=0, high=2**32 - 1)
+def seed_of(random_state: int | None) -> int:
+    """The seed, drawn for None; TypeError unless it is an integer, ValueError unless all libraries can take it."""
+    if random_state is None:
+        return secrets.randbelow(2**32)
+    check_integer("random_state", random_state, low=0)
+    check_number("random_state", random_state, low=0, high=2**32 - 1)
+    return int(random_state)
 
 
 def check_name(name: str, value: object) -> None:

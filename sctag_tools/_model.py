@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _logging as logg
 from ._adata import DEFAULT, require_anndata
-from ._checks import check_choice, check_flag, check_integer, check_seed
+from ._checks import check_choice, check_flag, check_integer, seed_of
 from ._core.config import MOST_CLUSTERS, Config
 from ._inputs import TrainingInputs, check_run_options
 from ._query import prepare_query
@@ -135,7 +135,7 @@ class ScTAG:
         accelerator: Accelerator = "auto",
         devices: int = 1,
         precision: Precision = "32-true",
-        random_state: int = 0,
+        random_state: int | None = 0,
         progress_bar: bool = True,
     ) -> None:
         """Train the networks and find the clusters; options as in :func:`sctag_tools.tl.sctag`.
@@ -157,14 +157,14 @@ class ScTAG:
             cluster_epochs=cluster_epochs,
         )
         check_choice("accelerator", accelerator, get_args(Accelerator))
-        check_seed(random_state)
+        random_state = seed_of(random_state)
         check_flag("progress_bar", progress_bar)
         inputs, n_clusters = self._inputs, self._n_clusters
         if inputs is None:
             msg = "A loaded model holds no counts to train on; build a new one from the AnnData: `ScTAG(adata)`."
             raise RuntimeError(msg)
         check_devices(devices, precision, config, len(inputs.totals))
-        training = {"random_state": int(random_state), "accelerator": accelerator, "precision": precision}
+        training = {"random_state": random_state, "accelerator": accelerator, "precision": precision}
         result = _fit(
             int(devices),
             inputs.counts,

@@ -19,7 +19,7 @@ from .._adata import (
     writing,
 )
 from .._blocks import Values, columns_and_totals, is_in_memory
-from .._checks import check_choice, check_flag, check_integer, check_name, check_seed
+from .._checks import check_choice, check_flag, check_integer, check_name, seed_of
 from .._core.neighbors import Neighbors, find_neighbors, find_neighbors_across, join_pieces, levelled
 from .._threads import kept_thread_counts
 from .._types import Metric
@@ -41,7 +41,7 @@ def build_graph(
     metric: Metric = "euclidean",
     exact: bool | None = None,
     batch_key: str | None = None,
-    random_state: int = 0,
+    random_state: int | None = 0,
     key_added: str | None = "sctag_neighbors",
     copy: bool = False,
 ) -> AnnData | None:
@@ -73,7 +73,7 @@ def build_graph(
         Column of ``adata.obs`` with the experimental batch. The representation is then centred in each batch, and
         every batch gives each cell equally many neighbours, rounded up (BBKNN, Polanski et al. 2020).
     random_state
-        Seed of PCA and of the approximate search.
+        Seed of PCA and of the approximate search; None draws one, which the record holds.
     key_added
         Name under ``adata.uns``; ``None`` writes to scanpy's own ``neighbors``.
     copy
@@ -113,7 +113,7 @@ def build_graph(
     """
     require_anndata(adata, _FUNCTION)
     check_choice("metric", metric, get_args(Metric))
-    check_seed(random_state)
+    random_state = seed_of(random_state)
     check_flag("copy", copy)
     require_place(adata, copy=copy)
     if exact is not None:

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from .. import _logging as logg
 from .._adata import require_anndata, require_in_memory, working_copy, writing
-from .._checks import check_flag, check_integer, check_seed
+from .._checks import check_flag, check_integer, seed_of
 from .._counts import find_counts
 from .._published_recipe import N_TOP_GENES, published_inputs
 
@@ -24,7 +24,7 @@ def recipe_published(
     *,
     layer: str | None = None,
     n_top_genes: int = N_TOP_GENES,
-    random_state: int = 0,
+    random_state: int | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
     """Principal components as the published code computes them, for ``preset="reference"`` and ``"paper"``.
@@ -42,7 +42,7 @@ def recipe_published(
     n_top_genes
         Highly variable genes to use.
     random_state
-        Seed of the randomised PCA, which is used above 500 cells or genes.
+        Seed of the randomised PCA, which is used above 500 cells or genes; None draws one.
     copy
         Return a changed copy instead of writing to ``adata``.
 
@@ -71,7 +71,7 @@ def recipe_published(
     require_anndata(adata, _FUNCTION)
     require_in_memory(adata, _FUNCTION)
     check_integer("n_top_genes", n_top_genes, low=2)
-    check_seed(random_state)
+    random_state = seed_of(random_state)
     check_flag("copy", copy)
     matrix, _ = find_counts(adata, layer, check_values=True)
     inputs = published_inputs(sparse.csr_matrix(matrix, dtype=np.float32), random_state, n_top_genes=n_top_genes)

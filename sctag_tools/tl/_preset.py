@@ -10,7 +10,7 @@ from scipy import sparse
 
 from .. import _logging as logg
 from .._adata import DEFAULT, require_in_memory
-from .._checks import check_choice, check_flag, check_integer, check_seed
+from .._checks import check_choice, check_flag, check_integer, seed_of
 from .._core.config import Config
 from .._counts import find_counts
 from .._inputs import check_run_options, check_totals, graph_of
@@ -46,7 +46,7 @@ class PresetRun:
         check_integer("n_top_genes", n_top_genes, low=2)
         check_run_options(n_clusters, adata.n_obs, options["neighbors_key"], options["resolution"])
         check_choice("accelerator", options["accelerator"], get_args(Accelerator))
-        check_seed(options["random_state"])
+        options = {**options, "random_state": seed_of(options["random_state"])}
         check_flag("check_values", options["check_values"])
         self.preset, self.n_clusters, self.n_top_genes, self.options = preset, n_clusters, n_top_genes, options
         key = options["neighbors_key"]
@@ -88,7 +88,7 @@ class PresetRun:
             "mask_var": "recipe_published",
             "n_genes": int(inputs.genes.sum()),
             "neighbors_key": self.options["neighbors_key"],
-            "random_state": int(seed),
+            "random_state": seed,
             "accelerator": self.options["accelerator"],
         }
         return result, record_of(result, params)

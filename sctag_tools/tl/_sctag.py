@@ -63,7 +63,7 @@ def sctag(
     accelerator: Accelerator = "auto",
     devices: int = 1,
     precision: Precision = "32-true",
-    random_state: int = 0,
+    random_state: int | None = 0,
     progress_bar: bool = True,
     store_model: bool = True,
     save: str | os.PathLike[str] | None = None,
@@ -141,7 +141,8 @@ def sctag(
         Of training: ``"32-true"``, or ``"bf16-mixed"`` for a GPU with bfloat16; the latent and the assignment are
         always computed in float32.
     random_state
-        Seed of every random draw. Equal seeds give equal labels on one machine; on a GPU up to the order of its sums.
+        Seed of every random draw; None draws one, which the record holds. Equal seeds give equal labels on one machine;
+        on a GPU up to the order of its sums.
     progress_bar
         Show a bar for each phase, unless ``sc.settings.verbosity`` is 0.
     store_model

@@ -333,6 +333,12 @@ def test_wrong_options_are_refused_before_writing(points, unchanged, options, er
         sctag.pp.build_graph(points, **{"use_rep": "X_rep", **options})
 
 
+def test_a_seed_that_is_drawn_is_recorded(points):
+    for _ in range(2):
+        sctag.pp.build_graph(points, use_rep="X_rep", random_state=None)
+        assert 0 <= points.uns[KEY]["params"]["random_state"] < 2**32
+
+
 def test_a_mask_that_is_not_boolean_is_named(blobs, unchanged):
     blobs.var["highly_variable"] = np.array(["True", "False"])[np.arange(blobs.n_vars) % 2]
     with unchanged(blobs), pytest.raises(ValueError, match="gene mask 'highly_variable' must be boolean"):

@@ -175,6 +175,15 @@ def test_two_runs_live_side_by_side(clustered, short, same):
     same(before, clustered)
 
 
+def test_a_seed_that_is_drawn_is_recorded(graphed, short):
+    first, second = (sctag.tl.sctag(graphed, 3, random_state=None, copy=True, **short) for _ in range(2))
+    seed = first.uns["sctag"]["params"]["random_state"]
+    assert seed != second.uns["sctag"]["params"]["random_state"]
+    again = sctag.tl.sctag(graphed, 3, random_state=seed, copy=True, **short)
+    np.testing.assert_array_equal(again.obsm["X_sctag"], first.obsm["X_sctag"])
+    assert np.abs(second.obsm["X_sctag"] - first.obsm["X_sctag"]).max() > 1e-3
+
+
 def test_colours_of_as_many_clusters_are_kept(clustered, short):
     clustered.uns["sctag_colors"] = ["red", "green", "blue"]
     sctag.tl.sctag(clustered, 3, random_state=3, **short)
