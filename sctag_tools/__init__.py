@@ -1,7 +1,22 @@
 """Clustering of single cells with topology-adaptive graph convolutions: ``import sctag_tools as sctag``."""
 
+from typing import Any
+
 from . import datasets, metrics, pl, pp, tl
 from ._model import ScTAG
-from ._read import read
+from .io.read import read
 
 __all__ = ["ScTAG", "datasets", "metrics", "pl", "pp", "read", "tl"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sctag-tools")
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,4 +1,4 @@
-"""Checks of option values; each raises with the option's name, the value received and what is allowed."""
+"""Checks of option values. Each error names the option, the value received and what is allowed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+
+class AdvisedError(ValueError):
+    """An error that the user can fix: the problem, then the call that helps.
+
+    A Python call is no help on the command line, so the error carries the advice for both.
+    """
+
+    def __init__(self, problem: str, python: str = "", command: str | None = None) -> None:
+        super().__init__(f"{problem} {python}".rstrip())
+        self.on_command_line = str(self) if command is None else f"{problem} {command}"
 
 
 def check_integer(name: str, value: object, *, low: int) -> None:
@@ -48,8 +59,8 @@ def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
         raise ValueError(msg)
 
 
-def seed_of(random_state: int | None) -> int:
-    """The seed, drawn for None; TypeError unless it is an integer, ValueError unless all libraries can take it."""
+def checked_seed(random_state: int | None) -> int:
+    """The seed, a random one for None. TypeError unless it is an integer, ValueError unless all libraries take it."""
     if random_state is None:
         return secrets.randbelow(2**32)
     check_integer("random_state", random_state, low=0)
@@ -63,5 +74,5 @@ def check_name(name: str, value: object) -> None:
         msg = f"{name} must be a non-empty string, got {value!r}."
         raise TypeError(msg)
     if "/" in value:
-        msg = f"{name} must not contain '/', which parts names in files, got {value!r}."
+        msg = f"{name} must not contain '/', which separates names in files, got {value!r}."
         raise ValueError(msg)

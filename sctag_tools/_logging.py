@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
 
@@ -16,6 +18,18 @@ def info(message: str, *, time: datetime | None = None, deep: str | None = None)
 
     started: datetime = logging.info(message, time=time, deep=deep)
     return started
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep scanpy from reporting on a temporary object, whose slots the user never sees."""
+    from scanpy import settings
+
+    before, settings.verbosity = settings.verbosity, 0
+    try:
+        yield
+    finally:
+        settings.verbosity = before
 
 
 def verbosity() -> int:
@@ -31,3 +45,9 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("sctag_tools."):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def warn_of_fewer_clusters(n_clusters: int | None, found: int) -> None:
+    """Warn if there are fewer clusters than were asked for."""
+    if n_clusters is not None and found < n_clusters:
+        warn(f"n_clusters={n_clusters} were asked for, but only {found} hold a cell; the others are left out.")

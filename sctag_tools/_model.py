@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from importlib.metadata import version
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from . import _logging as logg
-from ._adata import DEFAULT, require_anndata
-from ._checks import check_choice, check_flag, check_integer, seed_of
-from ._core.config import MOST_CLUSTERS, Config
-from ._inputs import TrainingInputs, check_run_options
-from ._query import prepare_query
-from ._trained import Trained
-from ._types import Accelerator, Likelihood, Precision
+from ._anndata.access import require_anndata
+from ._anndata.genes import DEFAULT
+from ._anndata.query import Query
+from ._anndata.training_inputs import TrainingInputs
+from ._checks import check_flag, check_name
+from ._keys import GRAPH_KEY
+from ._options import takes_options
+from .train.config import Config, options_of
 
 if TYPE_CHECKING:
-    import os
-
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from ._adata import Default
-    from ._core.fit import Fit
-    from ._core.fitted import Fitted, Placed
-    from ._query import Query
+    from ._anndata.genes import Default
+    from .io.registry import Registry
+    from .mapping.placement import Placement
+    from .mapping.reference import ReferenceModel
 
 _CLASS = "sctag.ScTAG"
 
 
+@takes_options("clustering", "model", before="check_values")
 class ScTAG:
-    """Learns a latent and clusters of cells, keeps what it learnt, and places cells that come later.
+    """Learns a latent and clusters of cells, keeps what it learned, and places new cells.
 
     :func:`sctag_tools.tl.sctag` is this class in one call and writes what it finds into the AnnData; options mean the
     same here and there. The vocabulary is that of scvi-tools.
@@ -43,17 +43,10 @@ class ScTAG:
     ----------
     adata
         Annotated data with raw counts and a cell graph (:func:`sctag_tools.pp.build_graph`). It is read, not changed.
-    n_clusters
-        Number of clusters; chosen if None.
-    layer, mask_var, neighbors_key, batch_key, resolution, check_values
+    {n_clusters}
+    layer, mask_var, neighbors_key, batch_key, check_values
         As in :func:`sctag_tools.tl.sctag`.
-    n_networks, n_hops, n_hidden, n_latent, likelihood, mask_rate, count_weight, graph_weight, cluster_weight
-        As in :func:`sctag_tools.tl.sctag`.
-
-    Attributes
-    ----------
-    adata
-        The annotated data, None for a model that was loaded without.
+    {options}
 
     Raises
     ------
@@ -78,69 +71,42 @@ class ScTAG:
         *,
         layer: str | None = None,
         mask_var: NDArray[np.bool_] | str | Default | None = DEFAULT,
-        neighbors_key: str = "sctag_neighbors",
+        neighbors_key: str = GRAPH_KEY,
         batch_key: str | None = None,
-        resolution: float = 1.0,
-        n_networks: int = Config.n_networks,
-        n_hops: int = Config.n_hops,
-        n_hidden: int = Config.n_hidden,
-        n_latent: int = Config.n_latent,
-        likelihood: Likelihood = Config.likelihood,
-        mask_rate: float = Config.mask_rate,
-        count_weight: float = Config.count_weight,
-        graph_weight: float = Config.graph_weight,
-        cluster_weight: float = Config.cluster_weight,
         check_values: bool = True,
+        **options: Any,
     ) -> None:
         require_anndata(adata, _CLASS)
-        self._config = Config(
-            n_networks=n_networks,
-            n_hops=n_hops,
-            n_hidden=n_hidden,
-            n_latent=n_latent,
-            likelihood=likelihood,
-            mask_rate=mask_rate,
-            count_weight=count_weight,
-            graph_weight=graph_weight,
-            cluster_weight=cluster_weight,
-        )
-        check_run_options(n_clusters, adata.n_obs, neighbors_key, resolution, most=MOST_CLUSTERS)
+        options["n_clusters"] = n_clusters
+        self._config = Config.from_options(_CLASS, ("clustering", "model"), options)
+        self._config.check_cells(adata.n_obs)
         check_flag("check_values", check_values)
+        check_name("neighbors_key", neighbors_key)
         self.adata: AnnData | None = adata
-        self._n_clusters, self._resolution = n_clusters, float(resolution)
-        self._inputs: TrainingInputs | None = TrainingInputs.of(
-            adata,
-            layer=layer,
-            mask_var=mask_var,
-            neighbors_key=neighbors_key,
-            batch_key=batch_key,
+        self._inputs: TrainingInputs | None = TrainingInputs.from_anndata(
+            adata, layer=layer, mask_var=mask_var, neighbors_key=neighbors_key, batch_key=batch_key,
             check_values=check_values,
-        )
-        self._trained: Trained | None = None
+        )  # fmt: skip
+        self._trained: tuple[ReferenceModel, Registry] | None = None
 
     def __repr__(self) -> str:
         if self._trained is not None:
-            fitted = self._trained.fitted
-            return f"ScTAG: {fitted.n_clusters} clusters of {len(fitted.reference)} cells, {fitted.n_genes} genes"
+            model = self.reference
+            return f"ScTAG: {model.n_clusters} clusters of {len(model.cells)} cells, {model.n_genes} genes"
         shape = (0, 0) if self._inputs is None else self._inputs.counts.shape
         return f"ScTAG, not trained: {shape[0]} cells, {shape[1]} genes"
 
-    def train(
-        self,
-        *,
-        learning_rate: float = Config.learning_rate,
-        batch_size: int = Config.batch_size,
-        pretrain_epochs: int | None = None,
-        cluster_epochs: int | None = None,
-        accelerator: Accelerator = "auto",
-        devices: int = 1,
-        precision: Precision = "32-true",
-        random_state: int | None = 0,
-        progress_bar: bool = True,
-    ) -> None:
-        """Train the networks and find the clusters; options as in :func:`sctag_tools.tl.sctag`.
+    @takes_options("training", "runtime")
+    def train(self, *, max_epochs: int | None = None, **options: Any) -> None:
+        """Train the networks and find the clusters.
 
-        Training again starts anew; a run that fails leaves what an earlier one found.
+        Training again starts over; a run that fails leaves what an earlier one found.
+
+        Parameters
+        ----------
+        max_epochs
+            The name that scvi-tools has for ``pretrain_epochs``.
+        {options}
 
         Raises
         ------
@@ -149,55 +115,36 @@ class ScTAG:
         TypeError, ValueError
             If an option has the wrong type or is out of range.
         """
-        config = replace(
-            self._config,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            pretrain_epochs=pretrain_epochs,
-            cluster_epochs=cluster_epochs,
-        )
-        check_choice("accelerator", accelerator, get_args(Accelerator))
-        random_state = seed_of(random_state)
-        check_flag("progress_bar", progress_bar)
-        inputs, n_clusters = self._inputs, self._n_clusters
+        if max_epochs is not None:
+            if options.get("pretrain_epochs") is not None:
+                msg = "max_epochs and pretrain_epochs are two names of one option; give one of them."
+                raise TypeError(msg)
+            options["pretrain_epochs"] = max_epochs
+        own = {option.name: getattr(self._config, option.name) for option in options_of("clustering", "model")}
+        config = replace(Config.from_options(f"{_CLASS}.train", ("training", "runtime"), options), **own)
+        self.train_with_config(config)
+
+    def train_with_config(self, config: Config) -> None:
+        """The same with the options in one object, those of the model included."""
+        inputs = self._inputs
         if inputs is None:
             msg = "A loaded model holds no counts to train on; build a new one from the AnnData: `ScTAG(adata)`."
             raise RuntimeError(msg)
-        check_devices(devices, precision, config, len(inputs.totals))
-        training = {"random_state": random_state, "accelerator": accelerator, "precision": precision}
-        result = _fit(
-            int(devices),
-            inputs.counts,
-            inputs.totals,
-            inputs.weights,
-            n_clusters,
+        config.check_cells(len(inputs.totals))
+        from .train.launch import fit_alone_or_in_processes  # torch and PyG load in there
+
+        result = fit_alone_or_in_processes(
             config,
-            **training,
-            resolution=self._resolution,
-            batches=inputs.batches,
-            progress=progress_bar and logg.verbosity() > 0,
-            neighborhood=inputs.neighborhood(),
+            counts=inputs.counts,
+            totals=inputs.totals,
+            connectivities=inputs.connectivities,
+            batch_index=inputs.batch_index,
+            neighbor_settings=inputs.neighbor_settings(),
+            progress=config.progress_bar and logg.verbosity() > 0,
         )
-        warn_of_fewer(n_clusters, result)
-        params = {
-            "preset": "default",
-            "n_clusters": result.proba.shape[1],
-            "n_clusters_given": n_clusters is not None,
-            **inputs.params,
-            **training,
-            "resolution": self._resolution,
-            "devices": int(devices),
-            **{name: value for name, value in asdict(config).items() if value is not None},
-        }
-        self._trained = Trained(
-            fitted=cast("Fitted", result.fitted),  # there is one wherever a neighborhood was given
-            genes=inputs.genes,
-            cells=inputs.cells,
-            batches=inputs.batch_names,
-            batch_key=inputs.batch_key,
-            use_rep=inputs.use_rep,
-            run=record_of(result, params),
-        )
+        logg.warn_of_fewer_clusters(config.n_clusters, result.n_clusters)
+        if result.reference is not None:  # there is one wherever neighbor settings are given
+            self._trained = result.reference, inputs.registry(config, result)
 
     @property
     def is_trained_(self) -> bool:
@@ -205,20 +152,33 @@ class ScTAG:
         return self._trained is not None
 
     @property
-    def history_(self) -> dict[str, NDArray[np.float64]]:
-        """Loss terms of each step, (n_steps,) float64 each, NaN where a phase has none."""
-        history: dict[str, NDArray[np.float64]] = self.trained.run["history"]
-        return history
+    def history(self) -> dict[str, NDArray[np.float64]]:
+        """Loss terms of each step, (n_steps,) float64 each, NaN where a phase has none; also ``history_``."""
+        return cast("dict[str, NDArray[np.float64]]", self.registry.run["history"])
+
+    history_ = history
 
     @property
     def params_(self) -> dict[str, Any]:
         """Options of the run, as in ``adata.uns["sctag"]["params"]``."""
-        params: dict[str, Any] = self.trained.run["params"]
-        return params
+        return cast("dict[str, Any]", self.registry.run["params"])
 
     @property
-    def trained(self) -> Trained:
-        """What training left behind; raises RuntimeError before it."""
+    def reference(self) -> ReferenceModel:
+        """Trained networks and training cells, as arrays; RuntimeError before training."""
+        return self._require_trained()[0]
+
+    @property
+    def registry(self) -> Registry:
+        """Names of genes, cells and batches, and the record of the run; RuntimeError before training."""
+        return self._require_trained()[1]
+
+    @property
+    def clusters(self) -> list[str]:
+        """Names of the clusters, by falling size."""
+        return [str(number) for number in range(self.reference.n_clusters)]
+
+    def _require_trained(self) -> tuple[ReferenceModel, Registry]:
         if self._trained is None:
             msg = "The model is not trained yet; call `model.train()` first."
             raise RuntimeError(msg)
@@ -230,22 +190,22 @@ class ScTAG:
         New cells are placed each on its own, as :func:`sctag_tools.tl.map_query` does; ``options`` are its ``layer``,
         ``use_rep`` and ``check_values``.
         """
-        return self.trained.fitted.reference.latent.copy() if adata is None else self.place(adata, **options)[0].latent
+        return self.reference.cells.latent.copy() if adata is None else self.place(adata, **options)[0].latent
 
     def predict_proba(self, adata: AnnData | None = None, **options: Any) -> pd.DataFrame:
         """(n_obs, n_clusters) soft assignment of the training cells or of new ones, float32; rows sum to one."""
         import pandas as pd
 
         if adata is None:
-            proba, cells = self.trained.fitted.reference.proba.copy(), self.trained.cells
+            proba, cells = self.reference.cells.proba.copy(), self.registry.obs_names
         else:
             proba, cells = self.place(adata, **options)[0].proba, adata.obs_names.tolist()
-        return pd.DataFrame(proba, index=cells, columns=self.trained.clusters)
+        return pd.DataFrame(proba, index=cells, columns=self.clusters)
 
     def predict(self, adata: AnnData | None = None, **options: Any) -> NDArray[np.str_]:
         """(n_obs,) cluster of the training cells or of new ones; ``"0"`` is the largest of the training cells'."""
         proba = self.predict_proba(adata, **options)
-        return np.asarray(np.array(self.trained.clusters)[proba.to_numpy().argmax(axis=1)])
+        return np.asarray(np.array(self.clusters)[proba.to_numpy().argmax(axis=1)])
 
     def place(
         self,
@@ -254,18 +214,23 @@ class ScTAG:
         layer: str | None = None,
         use_rep: str | None = None,
         check_values: bool = True,
-    ) -> tuple[Placed, Query]:
+    ) -> tuple[Placement, Query]:
         """What :func:`sctag_tools.tl.map_query` writes, as arrays, and how the query was read."""
-        trained = self.trained
+        model, registry = self._require_trained()
+        from .mapping.placement import place_cells
+
         require_anndata(adata, _CLASS)
-        query = prepare_query(adata, trained, layer=layer, use_rep=use_rep, check_values=check_values)
-        return trained.fitted.place(query.counts, query.totals, query.known, query.batches, query.position), query
+        query = Query.from_anndata(adata, model, registry, layer=layer, use_rep=use_rep, check_values=check_values)
+        placement = place_cells(
+            model, query.counts, query.totals, query.measured, query.batch_index, query.representation
+        )
+        return placement, query
 
     def save(self, dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model into a folder: ``model.safetensors`` and ``model.json``, which hold no code.
 
-        They hold what mapping and denoising need (weights, gene names, scaling, latent and first-layer contribution of
-        the training cells), not the counts.
+        They hold what mapping and denoising need (weights, gene names, scaling, latent and first-layer messages of the
+        training cells), not the counts.
 
         Raises
         ------
@@ -274,11 +239,18 @@ class ScTAG:
         RuntimeError
             If the model is not trained.
         """
-        from ._core import store
+        model, registry = self._require_trained()
+        from .io import model_folder
+        from .io.model_format import pack
 
-        trained = self.trained
-        folder = check_model_folder(dir_path, overwrite=overwrite)
-        store.write(folder, *trained.pack())
+        folder = model_folder.check_model_folder(dir_path, overwrite=overwrite)
+        model_folder.write(folder, *pack(model, registry))
+
+    def to_uns(self) -> dict[str, Any]:
+        """What ``adata.uns["sctag"]["model"]`` holds, for :meth:`from_anndata`."""
+        from .io.model_anndata import to_uns
+
+        return to_uns(*self._require_trained())
 
     @classmethod
     def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None) -> ScTAG:
@@ -298,15 +270,16 @@ class ScTAG:
         ValueError
             If the files are damaged or of a newer version, or ``adata`` holds other cells.
         """
-        from ._core import store
+        from .io import model_folder
+        from .io.model_format import unpack
 
-        trained = Trained.unpack(*store.read(Path(dir_path)))
+        trained = unpack(*model_folder.read(Path(dir_path)))
         if adata is not None:
             require_anndata(adata, f"{_CLASS}.load")
-            if adata.obs_names.astype(str).tolist() != trained.cells:
+            if adata.obs_names.astype(str).tolist() != trained[1].obs_names:
                 msg = "adata does not hold the cells that the model was trained on; leave it out to load the model."
                 raise ValueError(msg)
-        return cls._of(trained, adata)
+        return cls._from_trained(trained, adata)
 
     @classmethod
     def from_anndata(cls, adata: AnnData, key: str = "sctag") -> ScTAG:
@@ -319,73 +292,20 @@ class ScTAG:
         ValueError
             If what is kept is damaged.
         """
+        from .io.model_anndata import from_anndata
+
         require_anndata(adata, f"{_CLASS}.from_anndata")
-        return cls._of(Trained.of_anndata(adata, key), None)
+        return cls._from_trained(from_anndata(adata, key), None)
 
     @classmethod
-    def _of(cls, trained: Trained, adata: AnnData | None) -> ScTAG:
+    def from_reference(cls, reference: AnnData | ScTAG | str | os.PathLike[str], key: str = "sctag") -> ScTAG:
+        """The trained model that ``reference`` is, holds as result ``key``, or names the folder of."""
+        if isinstance(reference, ScTAG):
+            return reference
+        return cls.load(reference) if isinstance(reference, (str, os.PathLike)) else cls.from_anndata(reference, key)
+
+    @classmethod
+    def _from_trained(cls, trained: tuple[ReferenceModel, Registry], adata: AnnData | None) -> ScTAG:
         model = cls.__new__(cls)
-        model.adata, model._inputs, model._trained = adata, None, trained
-        model._config, model._n_clusters, model._resolution = trained.fitted.config, None, 1.0
+        model.adata, model._inputs, model._trained, model._config = adata, None, trained, trained[0].config
         return model
-
-
-def check_model_folder(dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The folder; raises FileExistsError where writing a model could destroy something."""
-    from ._core.store import ARRAYS, RECORD
-
-    folder = Path(dir_path)
-    if folder.exists() and not folder.is_dir():
-        msg = f"{folder} is a file; name a folder for the model."
-        raise FileExistsError(msg)
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held and not (overwrite and held >= {ARRAYS, RECORD}):
-        msg = f"{folder} is not empty; name another folder" + (
-            ", or replace the model in it: `model.save(folder, overwrite=True)`." if held >= {ARRAYS, RECORD} else "."
-        )
-        raise FileExistsError(msg)
-    return folder
-
-
-def warn_of_fewer(n_clusters: int | None, result: Fit) -> None:
-    """Warn if there are fewer clusters than were asked for."""
-    found = result.proba.shape[1]
-    if n_clusters is not None and found < n_clusters:
-        logg.warn(f"n_clusters={n_clusters} were asked for, but only {found} hold a cell; the others are left out.")
-
-
-def record_of(result: Fit, params: dict[str, Any]) -> dict[str, Any]:
-    """What ``uns`` keeps of a run: only what h5ad and zarr can hold."""
-    record: dict[str, Any] = {
-        "params": params,
-        "history": result.history,
-        "stop": result.stops,
-        "seconds": result.seconds,
-        "device": result.device,
-        "versions": {name: version(name) for name in ("sctag-tools", "torch", "torch-geometric")},
-    }
-    if result.n_clusters_curve is not None:
-        record["n_clusters_curve"] = result.n_clusters_curve
-    return record
-
-
-def check_devices(devices: int, precision: str, config: Config, n_obs: int) -> None:
-    """Raise TypeError or ValueError for processes that could not share the work."""
-    check_integer("devices", devices, low=1)
-    check_choice("precision", precision, get_args(Precision))
-    if devices > min(config.batch_size, n_obs):
-        msg = f"devices={devices} cannot share batches of {min(config.batch_size, n_obs)} cells; use fewer."
-        raise ValueError(msg)
-    if devices > 1 and config.graph_weight > 0:
-        msg = "The graph is decoded among all cells of a batch; with graph_weight above 0 use devices=1."
-        raise ValueError(msg)
-
-
-def _fit(devices: int, *args: Any, **options: Any) -> Fit:
-    if devices == 1:
-        from ._core.fit import fit  # torch and PyG load here
-
-        return fit(*args, **options)
-    from ._core.launch import fit_in_processes
-
-    return fit_in_processes(devices, *args, **options)

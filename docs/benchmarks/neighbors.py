@@ -1,4 +1,4 @@
-"""Time exact against approximate neighbours, each in a fresh process: where should `pp.build_graph` change over?
+"""Time the exact and the approximate search, each in a fresh process: from what size should `pp.build_graph` switch?
 
     python docs/benchmarks/neighbors.py 20000 50000 100000
 
@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from sctag_tools._core.neighbors import find_neighbors
+from sctag_tools.neighbors.search import find_neighbors
 
 
 def one(n: int, metric: str, *, exact: bool) -> str:

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import sctag_tools as sctag
-from sctag_tools._core import train
+from sctag_tools.train import trainer as train
 
 ROUNDS, STEPS = 7, 30
 
@@ -64,14 +64,14 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     options = parser.parse_args()
     trainer, parts, step = captured_step(options.path)
-    rows, hops, genes = parts[0].blocks.shape
+    rows, hops, genes = parts[0].hops.shape
     networks, hidden = len(list(trainer.nets)), trainer.config.n_hidden
 
     with FlopCounterMode(display=False) as counter:
         step()
     flop = counter.get_total_flops()
     parameters = sum(weight.nbytes for weight in trainer.nets.parameters())
-    data = sum(part.blocks.nbytes + part.counts.numel() for part in parts)
+    data = sum(part.hops.nbytes + part.counts.numel() for part in parts)
     moved = data + parameters * 8  # weights, gradients and both moments, each read and written
     forward = [(rows, genes, hidden)] * hops + [(rows, hidden, genes)]
     backward = [(hidden, rows, genes)] * hops + [(rows, genes, hidden), (hidden, rows, genes)]

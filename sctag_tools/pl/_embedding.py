@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from .. import _logging as logg
-from .._adata import require_result, writing
-from .._threads import kept_thread_counts
+from .._keys import ResultKeys
+from ..tl._umap import umap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,17 +21,17 @@ def embedding(
     color: str | Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Scatter plot of cells, by default the UMAP of the scTAG latent coloured by its clusters.
+    """Draw a scatter plot of cells, by default the UMAP of the scTAG latent colored by its clusters.
 
     Parameters
     ----------
     adata
-        Annotated data with a result of :func:`sctag_tools.tl.sctag`.
+        Annotated data with a result of :func:`sctag_tools.tl.sctag` or :func:`sctag_tools.tl.map_query`.
     basis
-        Key in ``adata.obsm``, with or without ``X_``. By default the UMAP of the latent: computed from
-        ``obsm["X_{key}"]`` once, with the run's seed, and kept as ``obsm["X_{key}_umap"]``.
+        Key in ``adata.obsm``, with or without ``X_``. By default the UMAP of the latent, ``obsm["X_{key}_umap"]``. If
+        that is missing, :func:`sctag_tools.tl.umap` computes it first.
     key
-        Name of the result (``key_added`` of the run); needed unless both basis and color are given.
+        Name of the result (``key_added`` of the run). Not used if both ``basis`` and ``color`` are given.
     color
         Columns of ``obs`` or genes; by default the clusters.
     **kwargs
@@ -45,12 +43,12 @@ def embedding(
     ``return_fig=True``. May write:
 
     `adata.obsm['X_sctag_umap' | 'X_{key}_umap']` : :class:`numpy.ndarray` (float32)
-        (n_obs, 2), if ``basis`` is not given and it was absent.
+        (n_obs, 2), if ``basis`` is not given and it was missing.
 
     Raises
     ------
     KeyError
-        If there is no result of this name.
+        If there is no result of this name, or no such basis.
 
     Examples
     --------
@@ -62,31 +60,12 @@ def embedding(
     """
     import scanpy as sc
 
+    keys = ResultKeys(key)
     if basis is None or color is None:
-        require_result(adata, key)
+        keys.require_result(adata)
     if basis is None:
-        basis = f"{key}_umap"  # the axes are named like this
-        if f"X_{basis}" not in adata.obsm:
-            with writing():
-                adata.obsm[f"X_{basis}"] = _umap(adata, key)
+        basis = keys.umap.removeprefix("X_")  # scanpy names the axes like this
+        if keys.umap not in adata.obsm:
+            umap(adata, key=key)
     plot = getattr(sc.pl, "embedding", None) or sc.pl.legacy.embedding  # scanpy 2 moves it
-    return plot(adata, basis, color=key if color is None else color, **kwargs)
-
-
-def _umap(adata: AnnData, key: str) -> Any:
-    """UMAP (n_obs, 2) of the latent, computed on a temporary so that the user's own graph and UMAP stay."""
-    import scanpy as sc
-    from anndata import AnnData
-
-    from ..pp import build_graph
-
-    start = logg.info(f"computing the UMAP of 'X_{key}'")
-    work = AnnData(obs=adata.obs[[]], obsm={"latent": adata.obsm[f"X_{key}"]})
-    seed = int(adata.uns[key]["params"].get("random_state", 0))  # a mapped result has none
-    build_graph(work, min(15, work.n_obs), use_rep="latent", random_state=seed)
-    with kept_thread_counts(), warnings.catch_warnings():
-        # a latent in separate islands is no cause for concern, UMAP lays out each of them
-        warnings.filterwarnings("ignore", "Graph is not fully connected")
-        sc.tl.umap(work, neighbors_key="sctag_neighbors", random_state=seed)
-    logg.info("    finished", time=start, deep=f"added\n    'X_{key}_umap', UMAP of the latent (adata.obsm)")
-    return work.obsm["X_umap"]
+    return plot(adata, basis, color=keys.clusters if color is None else color, **kwargs)

@@ -6,26 +6,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._adata import require_run
+from .._keys import ResultKeys
+from ._show import show_or_return
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LABELS = {
-    "loss": "weighted sum",
-    "multinomial": "multinomial (nats per count)",
-    "zinb": "ZINB (nats per entry)",
-    "graph": "graph (nats per cell)",
-    "cluster": "KL(P || Q) (nats per cell)",
+_LABELS = {  # of the vertical axes, by entry of the history
+    "loss": "weighted sum of the terms",
+    "multinomial": "negative log likelihood of the\ncounts (nats per count)",
+    "zinb": "negative log likelihood of the\ncounts (nats per entry)",
+    "graph": "cross-entropy of the\ngraph (nats per cell)",
+    "cluster": "divergence from the\ntarget (nats per cell)",
 }
 
 
 def history(
     adata: AnnData, *, key: str = "sctag", show: bool | None = None, return_fig: bool = False
 ) -> list[Axes] | Figure | None:
-    """Training curves: each term of the loss at every step, pretraining and clustering told apart.
+    """Draw the loss and each of its terms at every training step.
+
+    A dashed line separates pretraining from self-training. Curves that are still falling at the end of pretraining
+    speak for more ``pretrain_epochs``.
 
     Parameters
     ----------
@@ -47,7 +51,7 @@ def history(
     KeyError
         If there is no result of this name.
     ValueError
-        If it was run without any training step, or mapped to a reference.
+        If the run had no training step, or the result was mapped from a reference.
 
     Examples
     --------
@@ -58,24 +62,21 @@ def history(
     >>> axes = sctag.pl.history(adata, show=False)
     """
     import matplotlib.pyplot as plt
-    from scanpy import settings
 
-    require_run(adata, key)
+    ResultKeys(key).require_run(adata)
     curves = adata.uns[key]["history"]
-    if not len(curves["loss"]):
+    n_steps = len(curves["loss"])
+    if not n_steps:
         msg = f"The run {key!r} has no training steps to show."
         raise ValueError(msg)
     names = [name for name in _LABELS if name in curves and np.isfinite(curves[name]).any()]
-    first_clustering = int(np.isnan(curves["cluster"]).sum())
+    n_pretraining = int(np.isnan(curves["cluster"]).sum())
     figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 2.8), layout="constrained", squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
-        ax.plot(np.arange(1, len(curves[name]) + 1), curves[name], linewidth=1)
-        if 0 < first_clustering < len(curves[name]):
-            ax.axvline(first_clustering + 0.5, color="0.6", linewidth=1, linestyle="--")
-        ax.set(xlabel="step", ylabel=_LABELS[name], title=name)
-    if return_fig:
-        return figure
-    if show is False or (show is None and not settings.autoshow):
-        return list(axes[0])
-    plt.show()
-    return None
+        ax.plot(np.arange(1, n_steps + 1), curves[name], linewidth=1)
+        if 0 < n_pretraining < n_steps:
+            ax.axvline(n_pretraining + 0.5, color="0.6", linewidth=1, linestyle="--", label="self-training begins")
+        ax.set(xlabel="training step", ylabel=_LABELS[name], title=name)
+    if 0 < n_pretraining < n_steps:
+        axes[0, 0].legend(frameon=False, fontsize="small")
+    return show_or_return(figure, axes[0], show=show, return_fig=return_fig)

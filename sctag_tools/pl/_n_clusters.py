@@ -1,4 +1,4 @@
-"""``sctag.pl.n_clusters``: why there are so many clusters."""
+"""``sctag.pl.n_clusters``: the evidence for the number of clusters."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._adata import require_run
+from .._keys import ResultKeys
+from ._show import show_or_return
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
-_SHOWN = 40
+MIN_SPLITS_SHOWN = 40
 
 
 def n_clusters(
     adata: AnnData, *, key: str = "sctag", show: bool | None = None, return_fig: bool = False
 ) -> list[Axes] | Figure | None:
-    """The evidence for each split of cells, for a run that chose the number of clusters.
+    """Draw the evidence for each split of cells, for a run that chose the number of clusters.
 
-    Above: how many of the partitions keep the halves of a split together, and the limit that ``resolution`` sets.
-    Below: how far apart the halves are, less two standard errors, and what one cloud cut in two would give at most.
-    Splits that count are filled; the number of clusters is theirs plus one. A number that is close to another choice
-    shows as points near the limits.
+    The upper plot shows how many of the partitions keep the two sides of a split together; ``resolution`` sets its
+    limit. The lower plot shows how far apart the sides lie, less two standard errors; its limit is what one cloud of
+    cells cut in two would give at most. A split is supported if it lies below the upper and above the lower limit, or
+    if a split within one of its sides is supported. The number of clusters is that of the supported splits plus one.
+    Points near a limit could have gone the other way.
 
     Parameters
     ----------
@@ -46,7 +49,7 @@ def n_clusters(
     KeyError
         If there is no result of this name.
     ValueError
-        If the number of clusters was given, so that there is no choice to show, or the result was mapped.
+        If ``n_clusters`` was given, so that there is no choice to show, or the result was mapped from a reference.
 
     Examples
     --------
@@ -57,33 +60,37 @@ def n_clusters(
     >>> axes = sctag.pl.n_clusters(adata, show=False)
     """
     import matplotlib.pyplot as plt
-    from scanpy import settings
 
-    require_run(adata, key)
-    curve = adata.uns[key].get("n_clusters_curve")
+    ResultKeys(key).require_run(adata)
+    curve, params = adata.uns[key].get("n_clusters_curve"), adata.uns[key]["params"]
     if curve is None:
         msg = f"The number of clusters of {key!r} was given; run `sctag.tl.sctag` without it to have it chosen."
         raise ValueError(msg)
-    found, resolution = int(adata.uns[key]["params"]["n_clusters"]), float(adata.uns[key]["params"]["resolution"])
-    shown = slice(0, min(max(_SHOWN, found + 5), len(curve["n_clusters"])))
+    chosen, resolution = int(params["n_clusters"]), float(params["resolution"])
+    shown = slice(0, max(MIN_SPLITS_SHOWN, chosen + 5))
     number, supported = curve["n_clusters"][shown], curve["supported"][shown] > 0
-    limits = {"coassociation": resolution / (1 + resolution), "separation": float(curve["least_separation"])}
-    labels = {"coassociation": "partitions that keep\nthe halves together", "separation": "distance of\nhalves (d')"}
-    figure, axes = plt.subplots(2, 1, figsize=(6, 4.4), layout="constrained", sharex=True)
-    for ax, (name, limit) in zip(axes, limits.items(), strict=True):
-        values = np.maximum(curve[name][shown], 0)
-        ax.scatter(number[supported], values[supported], s=22, color="C0", label="counts, or lies above one that does")
-        ax.scatter(number[~supported], values[~supported], s=22, facecolors="none", edgecolors="0.6", label="does not")
-        ax.axhline(limit, color="0.3", linewidth=1, linestyle="--")
-        ax.axvline(found + 0.5, color="C1", linewidth=1)
-        ax.set(ylabel=labels[name])
-    axes[0].set(ylim=(0, 1), title=f"{found} clusters")
-    axes[1].set(xlabel="clusters after the split", yscale="symlog")
-    axes[1].margins(y=0.15)
-    axes[0].legend(frameon=False, loc="lower right", fontsize="small")
-    if return_fig:
-        return figure
-    if show is False or (show is None and not settings.autoshow):
-        return list(axes)
-    plt.show()
-    return None
+    figure, (above, below) = plt.subplots(2, 1, figsize=(6.4, 4.4), layout="constrained", sharex=True)
+    _draw(above, number, curve["coassociation"][shown], supported, limit=resolution / (1 + resolution))
+    _draw(below, number, curve["separation"][shown], supported, limit=float(curve["least_separation"]))
+    for ax in (above, below):
+        ax.axvline(chosen + 0.5, color="C1", linewidth=1, label="number chosen")
+    above.set(ylabel="partitions that keep\nthe sides together", ylim=(0, 1), title=f"{chosen} clusters")
+    above.legend(frameon=False, loc="lower right", fontsize="small")
+    below.set(ylabel="distance of the sides\n(standard deviations)", yscale="symlog")
+    below.set_xlabel("clusters after the split")
+    below.margins(y=0.15)
+    return show_or_return(figure, (above, below), show=show, return_fig=return_fig)
+
+
+def _draw(
+    ax: Axes, number: NDArray[np.float64], values: NDArray[np.float64], supported: NDArray[np.bool_], *, limit: float
+) -> None:
+    """One point for each split, filled if it is supported, and the limit as a labeled line."""
+    values = np.maximum(values, 0)
+    ax.scatter(number[supported], values[supported], s=22, color="C0", label="supported split")
+    ax.scatter(number[~supported], values[~supported], s=22, facecolors="none", edgecolors="0.6", label="not supported")
+    ax.axhline(limit, color="0.3", linewidth=1, linestyle="--")
+    ax.annotate(
+        f"limit\n{limit:.2g}", (1.01, limit), xycoords=ax.get_yaxis_transform(), va="center", fontsize="small",
+        annotation_clip=False,
+    )  # fmt: skip

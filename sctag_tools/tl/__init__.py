@@ -3,5 +3,6 @@
 from ._denoise import denoise
 from ._map_query import map_query
 from ._sctag import sctag
+from ._umap import umap
 
-__all__ = ["denoise", "map_query", "sctag"]
+__all__ = ["denoise", "map_query", "sctag", "umap"]

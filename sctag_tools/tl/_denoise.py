@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from .. import _logging as logg
-from .._adata import require_anndata, require_place, working_copy, writing
+from .._anndata.access import require_anndata, require_writable, silent_writing, working_copy
 from .._checks import check_flag, check_name, check_number
-from ._map_query import model_of
+from .._keys import ResultKeys, dropout_layer
+from .._model import ScTAG
 
 if TYPE_CHECKING:
     import os
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from .._model import ScTAG
-    from .._trained import Trained
 
 _FUNCTION = "sctag.tl.denoise"
 
@@ -41,9 +40,10 @@ def denoise(
 ) -> AnnData | None:
     """Write the counts that the decoders expect of each cell, as after :func:`sctag_tools.tl.sctag`.
 
-    The networks give each cell's expected share of counts in each gene (a negative binomial mean without the dropout
-    for ``likelihood="zinb"``); their mean is brought to the cell's depth. Use it to look at genes; differential
-    expression on denoised values finds differences that are the model's (Andrews & Hemberg 2018).
+    The networks give the expected share of each gene in the counts of a cell (for ``likelihood="zinb"`` that of the
+    negative binomial mean, without dropout); their mean is brought to the cell's depth. Use it to look at genes. Do not
+    test on it: differential expression on denoised values finds differences that the model made (Andrews & Hemberg
+    2018).
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def denoise(
     genes
         Names of the genes to compute; by default all genes of the model.
     dropout
-        Also write the probability that a gene's counts were lost; only models with ``likelihood="zinb"`` have one.
+        Also write the probability that the counts of a gene were lost; only models with ``likelihood="zinb"`` have one.
     layer, use_rep, check_values
-        How the counts of a query are read, as in :func:`sctag_tools.tl.map_query`; with ``reference`` alone.
+        How the counts of a query are read, as in :func:`sctag_tools.tl.map_query`; only with ``reference``.
     layer_added
         Name of the layer; ``"{key}_denoised"`` by default.
     copy
@@ -98,39 +98,40 @@ def denoise(
     require_anndata(adata, _FUNCTION)
     for name, flag in {"dropout": dropout, "check_values": check_values, "copy": copy}.items():
         check_flag(name, flag)
-    require_place(adata, copy=copy)
+    require_writable(adata, copy=copy)
     check_name("key", key)
-    layer_added = f"{key}_denoised" if layer_added is None else layer_added
+    default_layer = ResultKeys(key).denoised
+    layer_added = default_layer if layer_added is None else layer_added
     check_name("layer_added", layer_added)
-    if layer_added != f"{key}_denoised" and layer_added in adata.layers:
+    if layer_added != default_layer and layer_added in adata.layers:
         msg = f"adata.layers[{layer_added!r}] exists; choose another `layer_added=`, or delete it first."
         raise ValueError(msg)
     if target_sum is not None:
         check_number("target_sum", target_sum, low=1e-6)
-    model = model_of(adata if reference is None else reference, key)
-    fitted = model.trained.fitted
-    if dropout and fitted.config.likelihood != "zinb":
+    model = ScTAG.from_reference(adata if reference is None else reference, key)
+    if dropout and model.reference.config.likelihood != "zinb":
         msg = "This model has no dropout probability; train one with `sctag.tl.sctag(adata, likelihood='zinb')`."
         raise ValueError(msg)
-    chosen, columns = _columns(adata, model.trained, genes)
+    chosen, columns = _columns(adata, model.registry.var_names, genes)
 
     start = logg.info("denoising")
     if reference is None:
-        rows = _rows(adata, model.trained)
-        latents, depth = fitted.reference.latents[rows], fitted.reference.depth[rows]
-        batches = fitted.reference.batches[rows]
+        cells = model.reference.cells.take(_rows(adata, model.registry.obs_names))
+        latents, batches, depth = cells.latents, cells.batch_index, cells.n_counts
     else:
         placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
-        latents, batches = placed.latents, query.batches
-        of_known = fitted.gene_shares[query.known].sum() / fitted.gene_shares.sum()
-        depth = np.asarray(query.counts.sum(axis=1)).ravel() / of_known
+        latents, batches = placed.latents, query.batch_index
+        proportions = model.reference.gene_proportions
+        measured_share = proportions[query.measured].sum() / proportions.sum()
+        depth = np.asarray(query.counts.sum(axis=1)).ravel() / measured_share
     depth = depth if target_sum is None else np.full(adata.n_obs, target_sum)
-    expected = fitted.shares(latents, batches, chosen) * depth[:, None].astype(np.float32)
-    written = {layer_added: _in_place(adata, expected, columns)}
+    expected = model.reference.expected_proportions(latents, batches, chosen) * depth[:, None].astype(np.float32)
+    written = {layer_added: _as_layer(adata, expected, columns)}
     if dropout:
-        written[f"{layer_added}_dropout"] = _in_place(adata, fitted.dropout(latents, batches, chosen), columns)
+        lost = model.reference.dropout_probability(latents, batches, chosen)
+        written[dropout_layer(layer_added)] = _as_layer(adata, lost, columns)
     adata = working_copy(adata, copy=copy)
-    with writing():
+    with silent_writing():
         for name, values in written.items():
             adata.layers[name] = values
     names = "".join(f"\n    {name!r} (adata.layers)" for name in written)
@@ -138,12 +139,12 @@ def denoise(
     return adata if copy else None
 
 
-def _rows(adata: AnnData, trained: Trained) -> NDArray[np.int64]:
-    """Where in the model the cells of ``adata`` are."""
+def _rows(adata: AnnData, obs_names: list[str]) -> NDArray[np.int64]:
+    """Row of each cell of ``adata`` among the training cells."""
     names = adata.obs_names.astype(str)
-    if names.tolist() == trained.cells:  # also where names occur twice
+    if names.tolist() == obs_names:  # also where names occur twice
         return np.arange(len(names))
-    cells = pd.Index(trained.cells)
+    cells = pd.Index(obs_names)
     if not cells.is_unique:
         msg = (
             "Cells are matched by name, but the model was trained on names that occur twice; denoise before subsetting."
@@ -164,16 +165,16 @@ def _rows(adata: AnnData, trained: Trained) -> NDArray[np.int64]:
 
 
 def _columns(
-    adata: AnnData, trained: Trained, genes: Sequence[str] | None
+    adata: AnnData, var_names: list[str], genes: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Numbers of the chosen genes in the model, and their columns in ``adata``."""
     if isinstance(genes, str):
         msg = f"genes must be a list of names, got the string {genes!r}."
         raise TypeError(msg)
-    of_model, of_adata = pd.Index(trained.genes), adata.var_names.astype(str)
-    if genes is None and trained.genes == of_adata.tolist():  # also where names occur twice
+    of_model, of_adata = pd.Index(var_names), adata.var_names.astype(str)
+    if genes is None and var_names == of_adata.tolist():  # also where names occur twice
         return np.arange(len(of_model)), np.arange(len(of_model))
-    names = pd.Index(trained.genes).intersection(of_adata, sort=False) if genes is None else pd.Index(list(genes))
+    names = pd.Index(var_names).intersection(of_adata, sort=False) if genes is None else pd.Index(list(genes))
     for where, index in {"the model": of_model, "adata.var_names": of_adata}.items():
         if not index.is_unique:
             msg = f"Genes are matched by name, but some names in {where} occur twice."
@@ -186,8 +187,8 @@ def _columns(
     return in_model, in_adata
 
 
-def _in_place(adata: AnnData, values: NDArray[np.floating], columns: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n_obs, n_vars), these columns filled."""
+def _as_layer(adata: AnnData, values: NDArray[np.floating], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n_obs, n_vars) with these columns filled, NaN elsewhere."""
     layer = np.full(adata.shape, np.nan, dtype=np.float32)
     layer[:, columns] = values
     return layer

@@ -1,20 +1,21 @@
-"""``sctag.tl.map_query``: cells that came later, placed into clusters that were found before."""
+"""``sctag.tl.map_query``: new cells placed into the clusters of a reference."""
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from .. import _logging as logg
-from .._adata import forget_earlier, require_anndata, require_own_key, require_place, working_copy, writing
+from .._anndata.access import require_anndata, require_writable, working_copy
 from .._checks import check_flag, check_name
+from .._keys import ResultKeys
 from .._model import ScTAG
 
 if TYPE_CHECKING:
+    import os
+
     from anndata import AnnData
+
 
 _FUNCTION = "sctag.tl.map_query"
 
@@ -32,11 +33,11 @@ def map_query(
 ) -> AnnData | None:
     """Place new cells into the clusters of a reference, without training and without changing the reference.
 
-    Each cell is joined to its nearest reference cells; what these give to the first layer of the encoder was stored
-    when the model was trained, so that the latent and the soft assignment follow at once (the inductive use of graph
-    convolutions, Hamilton et al. 2017; the stored contribution is our own). Cells are placed one by one: neither their
-    order nor which others come with them matters, but that all together tell whether their totals are over as many
-    genes as the reference's (a warning says so if not).
+    Each cell is joined to its nearest reference cells. The messages that these send to the first layer of the encoder
+    were stored when the model was trained, so the latent and the soft assignment follow at once (the inductive use of
+    graph convolutions, Hamilton et al. 2017; the stored messages are our own). Cells are placed one by one: neither
+    their order nor the other cells of the query matter. Only whether the totals of the query are over as many genes as
+    those of the reference is judged from all of its cells, and a warning says so if not.
 
     Parameters
     ----------
@@ -48,8 +49,8 @@ def map_query(
     key
         Name of the result in the reference AnnData.
     layer
-        Layer with the raw counts; by default the one that the reference was trained on if the query has it, else they
-        are looked for as in :func:`sctag_tools.tl.sctag`.
+        Layer with the raw counts; by default the one that the reference was trained on if the query has it, else
+        found as in :func:`sctag_tools.tl.sctag`.
     use_rep
         Key in ``adata.obsm`` of the query's coordinates in the representation that the reference's graph was built
         on, if that was another than the genes' own (scVI, Harmony); by default the same key. It must have been made
@@ -106,52 +107,42 @@ def map_query(
     require_anndata(adata, _FUNCTION)
     for name, flag in {"check_values": check_values, "copy": copy}.items():
         check_flag(name, flag)
-    require_place(adata, copy=copy)
+    require_writable(adata, copy=copy)
     check_name("key", key)
     key_added = key if key_added is None else key_added
     check_name("key_added", key_added)
-    require_own_key(adata, key_added)
-    model = model_of(reference, key)
-    trained = model.trained
-    _keep_own_run(adata, key_added)
+    keys = ResultKeys(key_added)
+    keys.require_free(adata)
+    model = ScTAG.from_reference(reference, key)
+    _require_no_own_run(adata, key_added)
 
     start = logg.info("mapping cells to a scTAG reference")
     placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
     adata = working_copy(adata, copy=copy)
-    with writing():
-        forget_earlier(adata, key_added, len(trained.clusters))
-        adata.obs[key_added] = pd.Categorical.from_codes(placed.labels, categories=trained.clusters)
-        adata.obs[f"{key_added}_confidence"] = placed.confidence
-        adata.obs[f"{key_added}_novelty"] = placed.novelty
-        adata.obsm[f"X_{key_added}"] = placed.latent
-        adata.obsm[f"{key_added}_proba"] = placed.proba
-        adata.uns[key_added] = {
-            "params": {"counts": query.source, "n_genes": int(query.known.sum()), "n_clusters": len(trained.clusters)},
-            "mapped_to": dict(model.params_),
-            "missing_genes": [gene for gene, known in zip(trained.genes, query.known, strict=True) if not known],
-            "versions": {"sctag-tools": version("sctag-tools")},
-        }
+    genes = zip(model.registry.var_names, query.measured, strict=True)
+    record = {
+        "params": {"counts": query.source, "n_genes": int(query.measured.sum()), "n_clusters": len(model.clusters)},
+        "mapped_to": dict(model.params_),
+        "missing_genes": [gene for gene, measured in genes if not measured],
+        "versions": {"sctag-tools": version("sctag-tools")},
+    }
+    keys.write(
+        adata, latent=placed.latent, proba=placed.proba, confidence=placed.confidence, novelty=placed.novelty,
+        categories=model.clusters, record=record,
+    )  # fmt: skip
     logg.info(
         f"    finished: {adata.n_obs} cells, {int((placed.novelty > 1).sum())} of them unlike the reference",
         time=start,
-        deep=f"added\n    'X_{key_added}', latent (adata.obsm)\n    {key_added!r}, clusters (adata.obs, categorical)\n"
-        f"    '{key_added}_proba', soft assignment (adata.obsm)\n"
-        f"    '{key_added}_confidence', '{key_added}_novelty' (adata.obs)\n    {key_added!r}, parameters (adata.uns)",
+        deep=f"added\n    {keys.latent!r}, latent (adata.obsm)\n"
+        f"    {keys.clusters!r}, clusters (adata.obs, categorical)\n"
+        f"    {keys.proba!r}, soft assignment (adata.obsm)\n    {keys.confidence!r}, {keys.novelty!r} (adata.obs)\n"
+        f"    {keys.key!r}, parameters (adata.uns)",
     )
     return adata if copy else None
 
 
-def _keep_own_run(adata: AnnData, key: str) -> None:
+def _require_no_own_run(adata: AnnData, key: str) -> None:
     """Raise ValueError if the cells hold a run of their own under ``key``, which took minutes and holds a model."""
     if "history" in adata.uns.get(key, {}):
-        msg = f"adata holds a run of its own under {key!r}; choose another name for what is mapped with `key_added=`."
+        msg = f"adata holds a run of its own under {key!r}; choose another name with `key_added=`."
         raise ValueError(msg)
-
-
-def model_of(reference: AnnData | ScTAG | str | os.PathLike[str], key: str) -> ScTAG:
-    """The trained model that ``reference`` is or holds."""
-    if isinstance(reference, ScTAG):
-        return reference
-    if isinstance(reference, (str, os.PathLike)):
-        return ScTAG.load(reference)
-    return ScTAG.from_anndata(reference, key)

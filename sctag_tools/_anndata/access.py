@@ -1,0 +1,59 @@
+"""What an AnnData must allow before it is read or written."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .. import _logging as logg
+from .blocks import is_in_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+
+
+def require_anndata(adata: object, function: str) -> None:
+    """Raise TypeError unless ``adata`` is an AnnData."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        msg = f"{function} needs an AnnData, got {type(adata).__name__}; a MuData's modality is `mdata['rna']`."
+        raise TypeError(msg)
+
+
+def require_in_memory(adata: AnnData, function: str) -> None:
+    """Raise NotImplementedError for data on disk or in dask, naming the call that helps."""
+    if not all(matrix is None or is_in_memory(matrix) for matrix in (adata.X, *adata.layers.values())):
+        msg = f"{function} reads all cells in memory; call `adata = adata.to_memory()` first."
+        raise NotImplementedError(msg)
+
+
+def require_writable(adata: AnnData, *, copy: bool) -> None:
+    """Raise NotImplementedError for copies and views of backed data, which cannot hold results."""
+    if adata.isbacked and (copy or adata.is_view):
+        what = "A copy" if copy else "A view"
+        msg = f"{what} of a backed AnnData cannot hold results; call `adata = adata.to_memory()` first."
+        raise NotImplementedError(msg)
+
+
+def working_copy(adata: AnnData, *, copy: bool) -> AnnData:
+    """The object that results are written to: a copy, or ``adata`` itself (said if it is a view)."""
+    if copy:
+        return adata.copy()
+    if adata.is_view:
+        msg = "Received a view of an AnnData; it becomes an actual copy when the results are written."
+        logg.warn(msg)
+    return adata
+
+
+@contextmanager
+def silent_writing() -> Iterator[None]:
+    """Silence anndata's warning that a view becomes a copy: :func:`working_copy` has said so."""
+    from anndata import ImplicitModificationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        yield

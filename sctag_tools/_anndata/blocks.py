@@ -1,0 +1,101 @@
+"""Matrices in memory, on disk or in dask, read a block of rows at a time. A matrix in memory is one block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+# log1p of anything countable stays below this (log2 of a million is 20); corrected counts of whole cells exceed it.
+_MAX_LOG = 20.0
+_MAX_BLOCK_ENTRIES = 1 << 26  # zeros included
+
+
+def is_in_memory(matrix: Any) -> bool:
+    """Whether a matrix is an array or a sparse matrix, rather than one on disk or in dask."""
+    from anndata.abc import CSCDataset, CSRDataset
+
+    elsewhere = type(matrix).__module__.partition(".")[0] in {"h5py", "zarr", "dask"}
+    return not (elsewhere or isinstance(matrix, (CSRDataset, CSCDataset)))
+
+
+def row_blocks(matrix: Any) -> Iterator[Any]:
+    """The rows in order, as arrays or sparse matrices in memory."""
+    from anndata.abc import CSCDataset
+
+    if is_in_memory(matrix):
+        yield matrix
+    elif isinstance(matrix, CSCDataset):  # its rows lie scattered over the whole file
+        yield matrix.to_memory()
+    else:
+        n_rows, n_columns = matrix.shape
+        step = max(1, _MAX_BLOCK_ENTRIES // max(1, n_columns))
+        for start in range(0, n_rows, step):
+            block = matrix[start : start + step]
+            yield block.compute() if hasattr(block, "compute") else block
+
+
+def whole(matrix: Any) -> Any:
+    """All of a matrix, in memory."""
+    blocks = list(row_blocks(matrix))
+    if len(blocks) == 1:
+        return blocks[0]
+    return sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def columns_and_totals(matrix: Any, columns: NDArray[np.integer]) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
+    """These columns, (n_obs, n_columns) CSR float32, and the sum of each row over all columns."""
+    chosen, totals = [], []
+    for block in row_blocks(matrix):
+        rows = sparse.csr_matrix(block, dtype=np.float32)
+        chosen.append(rows[:, columns])
+        totals.append(np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel())
+    return chosen[0] if len(chosen) == 1 else sparse.vstack(chosen, format="csr"), np.concatenate(totals)
+
+
+@dataclass(frozen=True)
+class Values:
+    """Properties of the stored values of a matrix; implicit zeros do not matter."""
+
+    finite: bool
+    least: float
+    largest: float
+    whole: bool
+
+    @classmethod
+    def from_matrix(cls, matrix: Any) -> Values:
+        """Read all of the matrix."""
+        of_blocks = [cls._from_array(_stored(block)) for block in row_blocks(matrix)]
+        return cls(
+            finite=all(block.finite for block in of_blocks),
+            least=min((block.least for block in of_blocks), default=0),
+            largest=max((block.largest for block in of_blocks), default=0),
+            whole=all(block.whole for block in of_blocks),
+        )
+
+    @classmethod
+    def _from_array(cls, stored: NDArray[Any]) -> Values:
+        finite = stored.dtype.kind in "bui" or bool(np.isfinite(stored).all())
+        whole = stored.dtype.kind in "bui" or (finite and bool((stored == np.floor(stored)).all()))
+        return cls(finite, float(stored.min(initial=0)), float(stored.max(initial=0)), whole)
+
+    @property
+    def are_counts(self) -> bool:
+        """Whether all are non-negative integers, whatever the dtype."""
+        return self.whole and self.least >= 0
+
+    @property
+    def are_unlogged(self) -> bool:
+        """Whether they are raw or corrected counts: neither logged nor scaled."""
+        return self.are_counts or (self.finite and self.least >= 0 and self.largest >= _MAX_LOG)
+
+
+def _stored(matrix: Any) -> NDArray[Any]:
+    return np.ravel(matrix.data if sparse.issparse(matrix) else np.asarray(matrix))

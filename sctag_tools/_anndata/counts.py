@@ -1,0 +1,90 @@
+"""Which matrix of an AnnData holds raw counts, and whether it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _logging as logg
+from .._checks import AdvisedError
+from .blocks import Values
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+_KEEP_COUNTS = "adata.layers['counts'] = adata.X.copy()"
+
+
+def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tuple[Any, str]:
+    """The matrix of raw counts, wherever it lies, and its name ("X" or that of the layer).
+
+    The given layer; else X if it holds counts; else ``layers["counts"]`` if there is one; else X, whose fractions may
+    be corrected counts. Raises ValueError for anything that no count likelihood can be fitted to.
+    """
+    matrix, name = _choose_matrix(adata, layer)
+    if check_values:
+        _check_counts(adata, matrix, name)
+    if name != (layer or "X"):
+        logg.info(f"    using the raw counts in adata.layers[{name!r}], since adata.X holds none")
+    return matrix, name
+
+
+def _choose_matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
+    if layer is not None:
+        if layer not in adata.layers:
+            msg = f"layer={layer!r} is not in adata.layers; there are {list(adata.layers)}."
+            raise KeyError(msg)
+        return adata.layers[layer], layer
+    if "counts" in adata.layers and (adata.X is None or not Values.from_matrix(adata.X).are_counts):
+        return adata.layers["counts"], "counts"
+    if adata.X is None:
+        msg = "adata.X is empty; name the layer that holds raw counts: `layer=...`."
+        raise ValueError(msg)
+    return adata.X, "X"
+
+
+def _check_counts(adata: AnnData, matrix: object, name: str) -> None:
+    where = "adata.X" if name == "X" else f"adata.layers[{name!r}]"
+    values = Values.from_matrix(matrix)
+    if not values.finite:
+        raise _no_counts(adata, f"{where} holds NaN or infinite values, raw counts are needed.")
+    if values.least < 0:
+        raise _no_counts(adata, f"{where} holds negative values, raw counts are needed.")
+    if values.are_counts:
+        return
+    is_logged = name == "X" and "log1p" in adata.uns
+    if is_logged or not values.are_unlogged:
+        raise _no_counts(adata, f"{where} looks log-normalised, raw counts are needed.", may_skip=True)
+    msg = f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM)."
+    logg.warn(msg)
+
+
+def _no_counts(adata: AnnData, problem: str, *, may_skip: bool = False) -> AdvisedError:
+    """The error for values that no count likelihood can be fitted to, with the way to where the counts are."""
+    if adata.raw is not None and Values.from_matrix(adata.raw.X).are_counts:
+        problem = f"{problem} adata.raw holds counts of the same cells:"
+        call = "adata.raw.to_adata()"
+        command = f"in Python, `{call}.write_h5ad('counts.h5ad')` writes a file of them."
+        return _advised(problem, f"`adata = {call}` takes them.", command, may_skip=may_skip)
+    advice = f"Keep the raw counts before normalising, `{_KEEP_COUNTS}`, or name their layer with"
+    return _advised(problem, f"{advice} `layer=`.", f"{advice} `--layer`.", may_skip=may_skip)
+
+
+def _advised(problem: str, python: str, command: str, *, may_skip: bool) -> AdvisedError:
+    if may_skip:
+        python += " `check_values=False` skips this check."
+        command += " `--no-check-values` skips this check."
+    return AdvisedError(problem, python, command)
+
+
+def check_totals(totals: NDArray[np.float64]) -> None:
+    """Raise ValueError if the total count (n_obs,) of a cell is zero, for it cannot be clustered."""
+    empty = np.flatnonzero(totals <= 0)
+    if len(empty):
+        msg = (
+            f"{len(empty)} cells have no counts (the first is row {empty[0]}); "
+            "run `sc.pp.filter_cells(adata, min_counts=1)` on the raw counts first."
+        )
+        raise ValueError(msg)

@@ -1,0 +1,27 @@
+"""The cell graph of an AnnData, in scanpy's neighbors layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def get_graph(adata: AnnData, neighbors_key: str, what: Literal["connectivities", "distances"]) -> sparse.csr_matrix:
+    """The (n_obs, n_obs) connectivities or distances that ``neighbors_key`` names."""
+    name = adata.uns.get(neighbors_key, {}).get(f"{what}_key")
+    if name not in adata.obsp:
+        msg = (
+            f"There is no graph adata.uns[{neighbors_key!r}]. Run `sctag.pp.build_graph(adata)` first, or name one "
+            "with `neighbors_key=` (scanpy's own is 'neighbors')."
+        )
+        raise KeyError(msg)
+    graph = sparse.csr_matrix(adata.obsp[name])
+    if not np.isfinite(graph.data).all() or (graph.data < 0).any():
+        msg = f"The graph {neighbors_key!r} has negative or non-finite weights; rebuild it."
+        raise ValueError(msg)
+    return graph

@@ -1,0 +1,185 @@
+"""What a model is trained on, read from an AnnData and checked before the work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from .. import _logging as logg
+from .._keys import GRAPH_KEY
+from .._types import Metric
+from ..io.registry import Registry
+from .batches import batch_categories, batch_index
+from .blocks import columns_and_totals
+from .counts import check_totals, find_counts
+from .genes import select_genes
+from .graph import get_graph
+from .representation import get_representation
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from ..mapping.reference import NeighborSettings
+    from ..train.config import Config
+    from ..train.result import FitResult
+    from .genes import Default
+
+_MADE_OF_GENES = {None, "X_pca", "X"}  # representations that new cells can be put into from their counts
+_DEFAULT_NEIGHBORS = 15
+_MIN_BATCH_CELLS = 10
+_MAX_ISOLATED_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """Arrays to train on, and the names that go with them."""
+
+    counts: sparse.csr_matrix  # (n_obs, n_genes) of the chosen genes
+    totals: NDArray[np.float64]  # (n_obs,) over all genes
+    connectivities: sparse.csr_matrix  # (n_obs, n_obs)
+    batch_index: NDArray[np.int64] | None  # (n_obs,)
+    batch_key: str | None
+    batch_categories: list[str]
+    var_names: list[str]
+    obs_names: list[str]
+    graph_params: dict[str, Any]
+    representation: NDArray[np.float32] | None  # (n_obs, d) that the graph was built on, unless made of the genes
+    params: dict[str, Any]  # for the record
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None,
+        mask_var: NDArray[np.bool_] | str | Default | None,
+        neighbors_key: str,
+        batch_key: str | None,
+        check_values: bool,
+    ) -> TrainingInputs:
+        """Read from ``adata``, which stays as it is."""
+        connectivities = get_graph(adata, neighbors_key, "connectivities")
+        _warn_of_isolated_cells(connectivities, neighbors_key)
+        genes, mask_name = select_genes(adata, mask_var)
+        batches = batch_index(adata, batch_key)
+        _warn_of_duplicate_genes(adata)
+        matrix, source = find_counts(adata, layer, check_values=check_values)
+        counts, totals = columns_and_totals(matrix, np.flatnonzero(genes))
+        check_totals(totals)
+        _warn_of_cells_without_counts(counts)
+        graph_params = dict(adata.uns[neighbors_key].get("params", {}))
+        _compare_batch_keys(graph_params, neighbors_key, None if batches is None else batch_key)
+        if batches is not None:
+            _warn_of_small_batches(adata.obs[batch_key])
+        return cls(
+            counts=counts,
+            totals=totals,
+            connectivities=connectivities,
+            batch_index=batches,
+            batch_key=batch_key,
+            batch_categories=[""] if batches is None or batch_key is None else batch_categories(adata, batch_key),
+            var_names=adata.var_names[genes].astype(str).tolist(),
+            obs_names=adata.obs_names.astype(str).tolist(),
+            graph_params=graph_params,
+            representation=_representation(adata, graph_params),
+            params={
+                "counts": source,
+                "mask_var": mask_name,
+                "n_genes": int(genes.sum()),
+                "neighbors_key": neighbors_key,
+                **({} if batch_key is None else {"batch_key": batch_key}),
+            },
+        )
+
+    @property
+    def use_rep(self) -> str | None:
+        """Name of the representation, None where neighbors are found from the genes."""
+        return None if self.representation is None else str(self.graph_params["use_rep"])
+
+    def registry(self, config: Config, result: FitResult) -> Registry:
+        """The names, with the record of a run on these inputs."""
+        params = {
+            "preset": "default",
+            "n_clusters_given": config.n_clusters is not None,
+            **self.params,
+            **config.record(),
+            "n_clusters": result.n_clusters,
+        }
+        return Registry(
+            self.var_names, self.obs_names, self.batch_categories, self.batch_key, self.use_rep, result.record(params)
+        )
+
+    def neighbor_settings(self) -> NeighborSettings:
+        """How new cells will find their neighbors: as the graph was built."""
+        from ..mapping.reference import NeighborSettings
+
+        metric = self.graph_params.get("metric")
+        return NeighborSettings(
+            n_neighbors=max(int(self.graph_params.get("n_neighbors", _DEFAULT_NEIGHBORS)) - 1, 1),
+            metric=str(metric) if metric in get_args(Metric) else "euclidean",
+            representation=self.representation,
+        )
+
+
+def _representation(adata: AnnData, graph_params: dict[str, Any]) -> NDArray[np.float32] | None:
+    name = graph_params.get("use_rep")
+    if name in _MADE_OF_GENES or name not in adata.obsm:
+        return None
+    x = get_representation(adata, str(name))
+    return np.ascontiguousarray(x[:, : graph_params.get("n_pcs", x.shape[1])], dtype=np.float32)
+
+
+def _warn_of_isolated_cells(connectivities: sparse.csr_matrix, neighbors_key: str) -> None:
+    n_isolated = int((np.diff(connectivities.indptr) == 0).sum())
+    if n_isolated > _MAX_ISOLATED_SHARE * connectivities.shape[0]:
+        logg.warn(
+            f"{n_isolated} of {connectivities.shape[0]} cells have no neighbor in the graph {neighbors_key!r}. If it "
+            "was built before adata was subset to these cells, build it again."
+        )
+
+
+def _warn_of_duplicate_genes(adata: AnnData) -> None:
+    if not adata.var_names.is_unique:
+        logg.warn(
+            "Some names in adata.var_names occur twice. New cells cannot be mapped to this run, since their genes are "
+            "matched by name; call `adata.var_names_make_unique()` first."
+        )
+
+
+def _warn_of_small_batches(batches: pd.Series) -> None:
+    """Warn of batches with few cells: their mean, which is subtracted, is made of few others."""
+    sizes = batches.astype(str).value_counts()
+    small = sizes[sizes < _MIN_BATCH_CELLS]
+    if len(small):
+        logg.warn(
+            f"{len(small)} batches have fewer than {_MIN_BATCH_CELLS} cells ({small.index[0]!r} has {small.iloc[0]}). "
+            "Genes are centered within batches, which leaves little of so small ones: join or drop them."
+        )
+
+
+def _compare_batch_keys(graph_params: dict[str, Any], neighbors_key: str, batch_key: str | None) -> None:
+    """Warn where only one of graph and run knows the batches: the other keeps them apart."""
+    of_graph = graph_params.get("batch_key")
+    # Graphs of other tools, and on their representations, may be corrected without saying so.
+    foreign = neighbors_key != GRAPH_KEY or graph_params.get("use_rep") not in _MADE_OF_GENES
+    if of_graph == batch_key or (of_graph is None and foreign):
+        return
+    graph, run = ("no batch_key" if key is None else f"batch_key={key!r}" for key in (of_graph, batch_key))
+    logg.warn(
+        f"The graph was built with {graph}, and this run has {run}: batches may stay apart. Give both calls the same "
+        "`batch_key=`."
+    )
+
+
+def _warn_of_cells_without_counts(counts: sparse.csr_matrix) -> None:
+    n_empty = int((np.asarray(counts.sum(axis=1)).ravel() <= 0).sum())
+    if n_empty:
+        logg.warn(
+            f"{n_empty} cells have no counts in the chosen genes; they will be clustered from their graph neighbors "
+            "only."
+        )

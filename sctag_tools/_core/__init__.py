@@ -1,1 +1,0 @@
-"""Numerics of scTAG on arrays and tensors; nothing in here knows AnnData or scanpy."""

@@ -1,0 +1,108 @@
+"""The names of a result in an AnnData, and the one place that writes, checks and clears a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+GRAPH_KEY = "sctag_neighbors"  # in uns, where pp.build_graph writes by default
+MODEL = "model"  # entry of uns[key] that holds the trained model
+
+
+class ResultKeys:
+    """Names of the slots of the result ``key``; ``uns[key]`` holds its parameters."""
+
+    def __init__(self, key: str = "sctag") -> None:
+        self.key = key
+        self.clusters = key  # obs, categorical of strings
+        self.confidence = f"{key}_confidence"  # obs, float32
+        self.novelty = f"{key}_novelty"  # obs, float32, of mapped cells only
+        self.latent = f"X_{key}"  # obsm, (n_obs, n_latent) float32
+        self.proba = f"{key}_proba"  # obsm, (n_obs, n_clusters) float32
+        self.umap = f"X_{key}_umap"  # obsm, (n_obs, 2) float32
+        self.colors = f"{key}_colors"  # uns, written by scanpy's plots
+        self.denoised = f"{key}_denoised"  # layer, (n_obs, n_vars) float32
+
+    def write(
+        self,
+        adata: AnnData,
+        *,
+        latent: NDArray[np.float32],
+        proba: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        categories: list[str],
+        record: dict[str, Any],
+        novelty: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Write a whole result and remove what belonged to an earlier one of this name.
+
+        Arrays are copied, so that changes by the user do not reach the model in ``uns``.
+        """
+        import pandas as pd
+
+        from ._anndata.access import silent_writing
+
+        with silent_writing():
+            self.clear_derived(adata, len(categories))
+            adata.obs[self.clusters] = pd.Categorical.from_codes(proba.argmax(axis=1), categories=categories)
+            adata.obs[self.confidence] = confidence.copy()
+            if novelty is not None:
+                adata.obs[self.novelty] = novelty.copy()
+            adata.obsm[self.latent] = latent.copy()
+            adata.obsm[self.proba] = proba.copy()
+            adata.uns[self.key] = record
+
+    def clear_derived(self, adata: AnnData, n_clusters: int) -> None:
+        """Remove what was made of an earlier result: UMAP, novelty, denoised layers, colors of another number."""
+        if len(adata.uns.get(self.colors, ())) != n_clusters:
+            adata.uns.pop(self.colors, None)
+        adata.obsm.pop(self.umap, None)
+        if self.novelty in adata.obs:
+            del adata.obs[self.novelty]
+        for layer in (self.denoised, dropout_layer(self.denoised)):
+            adata.layers.pop(layer, None)
+
+    def require_result(self, adata: AnnData) -> None:
+        """Raise KeyError unless ``adata`` holds this result; the error lists those that it holds."""
+        if self.key not in adata.uns or self.latent not in adata.obsm:
+            raise self.no_result(adata)
+
+    def require_run(self, adata: AnnData) -> None:
+        """The same, and ValueError if the result was mapped from a reference instead of trained on these cells."""
+        self.require_result(adata)
+        if "history" not in adata.uns[self.key]:
+            msg = f"The result {self.key!r} was mapped from a reference; look at the training in the reference."
+            raise ValueError(msg)
+
+    def require_free(self, adata: AnnData) -> None:
+        """Raise ValueError if writing this result would overwrite something that is no scTAG result."""
+        if self.key in adata.uns:
+            foreign = not is_result(adata.uns[self.key])
+        else:
+            has_latent, has_proba = self.latent in adata.obsm, self.proba in adata.obsm
+            has_column = any(column in adata.obs for column in (self.clusters, self.confidence))
+            foreign = has_latent != has_proba or (has_column and not has_latent)
+        if foreign:
+            msg = f"adata holds something else under {self.key!r}; choose another name with `key_added=`."
+            raise ValueError(msg)
+
+    def no_result(self, adata: AnnData) -> KeyError:
+        """The error for a result that is not there."""
+        held = [name for name in adata.uns if is_result(adata.uns[name])]
+        advice = f"There are {held}; name one with `key=`" if held else "Run `sctag.tl.sctag(adata)` first"
+        return KeyError(f"There is no scTAG result {self.key!r} in adata. {advice}.")
+
+
+def dropout_layer(denoised: str) -> str:
+    """Name of the layer with dropout probabilities beside the layer ``denoised``."""
+    return f"{denoised}_dropout"
+
+
+def is_result(entry: object) -> bool:
+    """Whether an entry of ``adata.uns`` was written by a run or a mapping."""
+    return isinstance(entry, Mapping) and "params" in entry and not {"history", "mapped_to"}.isdisjoint(entry)

@@ -1,0 +1,75 @@
+"""Show the options of :class:`.train.config.Config` where users read: in signatures and docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _types
+from .train.config import options_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from dataclasses import Field
+
+    from .train.config import Group
+
+Documented = TypeVar("Documented", bound="Callable[..., Any]")
+_WIDTH = 112
+
+
+def takes_options(*groups: Group, before: str | None = None) -> Callable[[Documented], Documented]:
+    """Replace ``**options`` in the signature by the options of these groups, and ``{options}`` in the docstring.
+
+    For functions and classes. The options stand before the parameter ``before``, or last. The function itself receives
+    ``**options`` and builds the :class:`.Config`, so that names, defaults, checks and texts are written once.
+    """
+
+    def decorate(documented: Documented) -> Documented:
+        documented.__doc__ = _with_texts(documented.__doc__ or "", groups)
+        function: Any = documented.__init__ if isinstance(documented, type) else documented  # type: ignore[misc]
+        literal_choices(function)
+        signature = inspect.signature(function)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        names = {one.name for one in own}
+        place = next((i for i, one in enumerate(own) if one.name == before), len(own))
+        own[place:place] = [_parameter(option) for option in options_of(*groups) if option.name not in names]
+        function.__signature__ = signature.replace(parameters=own)
+        return documented
+
+    return decorate
+
+
+def literal_choices(function: Documented) -> Documented:
+    """Show the choices of Literal options in the signature, in place of the names of their types."""
+    signature = inspect.signature(function)
+    shown = [one.replace(annotation=_readable(one.annotation)) for one in signature.parameters.values()]
+    function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+    return function
+
+
+def _parameter(option: Field[Any]) -> inspect.Parameter:
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=_readable(option.type)
+    )
+
+
+def _readable(annotation: Any) -> Any:
+    """The Literal that a name such as ``"Metric"`` stands for; anything else as it is."""
+    return getattr(_types, annotation, annotation) if isinstance(annotation, str) else annotation
+
+
+def _with_texts(docstring: str, groups: tuple[Group, ...]) -> str:
+    """Replace ``{name}`` by the entry of one option, and ``{options}`` by those of all others of these groups."""
+    entries = {option.name: _entry(option) for option in options_of(*groups)}
+    for name in [*entries]:
+        if f"    {{{name}}}\n" in docstring:
+            docstring = docstring.replace(f"    {{{name}}}\n", entries.pop(name))
+    return docstring.replace("    {options}\n", "".join(entries.values()))
+
+
+def _entry(option: Field[Any]) -> str:
+    """One parameter in numpydoc's form."""
+    text = textwrap.fill(option.metadata["text"], _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return f"    {option.name}\n{text}\n"

@@ -1,0 +1,148 @@
+"""``sctag run``: from a file of raw counts to clusters."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..train.config import Config
+from . import _options as opt
+from ._files import find_label_key, read_cells, target_file
+from ._messages import plain_messages, warn
+from ._report import cluster_table, score_line
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_TARGET_SUM = 1e4
+_MAX_PCS = 50
+
+
+@opt.takes_config_options(before="preset")
+def run(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Raw counts: h5ad, zarr, loom, 10x h5 or mtx folder, csv/tsv, or the original's HDF5. "
+            "Without it the bundled set of 700 blood cells is used."
+        ),
+    ] = None,
+    *,
+    layer: opt.Layer = None,
+    transpose: opt.Transpose = False,
+    check_values: opt.CheckValues = True,
+    preset: opt.Published = "default",
+    n_top_genes: opt.NTopGenes = 2000,
+    n_neighbors: opt.NNeighbors = 15,
+    batch_key: opt.BatchKey = None,
+    out: Annotated[
+        Path | None,
+        opt.option(
+            "Result file; the UMAP is saved beside it as .png.", panel="Output", show_default="./DATA_sctag.h5ad"
+        ),
+    ] = None,
+    label_key: opt.LabelKey = None,
+    key_added: opt.KeyAdded = "sctag",
+    save: opt.Save = None,
+    quiet: opt.Quiet = False,
+    **options: Any,
+) -> None:
+    """Cluster the cells of DATA; write the result, its UMAP, and print a table."""
+    with plain_messages():
+        config = Config(**options, progress_bar=not quiet)
+        adata = read_cells(data, transpose=transpose)
+        target = target_file(data, out, "sctag")
+        label_key = find_label_key(adata, label_key, data)
+        published = {} if preset == "default" else {"n_top_genes": n_top_genes}
+        choices = {"preset": preset, "batch_key": batch_key, "save": save, "key_added": key_added, **published}
+        _check(adata, config, choices)
+        counts_layer = _keep_counts(adata, layer, check_values=check_values)
+        _preprocess(adata, n_top_genes, config.random_state)
+        _cluster(adata, config, n_neighbors, layer=counts_layer, check_values=check_values, **choices)
+        try:
+            _draw(adata, key_added, label_key, target.with_suffix(".png"))
+        finally:  # a plot may fail on what the clustering did not mind
+            adata.write_h5ad(target)
+        typer.echo(cluster_table(adata, key_added))
+        if label_key is not None:
+            typer.echo(score_line(adata, label_key, key_added))
+    model = "" if save is None else f", model in {save}"
+    typer.echo(f"wrote {target} and {target.with_suffix('.png')}{model}")
+
+
+def _check(adata: AnnData, config: Config, choices: dict[str, Any]) -> None:
+    """Refuse at once what the clustering would refuse after many seconds of preparation."""
+    from .._anndata.genes import DEFAULT
+    from .._keys import GRAPH_KEY
+    from ..tl._sctag import check_call
+
+    if config.accelerator not in {"auto", "cpu"}:
+        from ..train.runtime import resolve_accelerator  # torch loads here
+
+        resolve_accelerator(config.accelerator)
+    others = {"neighbors_key": GRAPH_KEY, "mask_var": DEFAULT, "n_top_genes": None, "copy": False}
+    check_call(adata, config, **{**others, **choices})
+
+
+def _keep_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> str:
+    """Put raw counts into X and into a layer of the result, whose name is returned. Cells without counts go."""
+    import scanpy as sc
+    from scipy import sparse
+
+    from .._anndata.counts import find_counts
+
+    found, _ = find_counts(adata, layer, check_values=check_values)
+    # "counts", unless the user named a layer and another one of that name would be lost
+    name = "counts" if layer is None or "counts" not in adata.layers else layer
+    counts = sparse.csr_matrix(found, dtype="float32")
+    adata.layers[name] = counts
+    adata.X = counts.copy()
+    n_obs = adata.n_obs
+    sc.pp.filter_cells(adata, min_counts=1)
+    if adata.n_obs < n_obs:
+        warn(f"{n_obs - adata.n_obs} cells without any count are left out.")
+    return name
+
+
+def _preprocess(adata: AnnData, n_top_genes: int, random_state: int | None) -> None:
+    """Log-normalize X, mark highly variable genes and run PCA on them, as scanpy users do before clustering."""
+    import scanpy as sc
+
+    adata.uns.pop("log1p", None)  # of what X held before
+    sc.pp.normalize_total(adata, target_sum=_TARGET_SUM)
+    sc.pp.log1p(adata)
+    with warnings.catch_warnings():  # fewer genes than wanted may vary
+        warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
+        sc.pp.highly_variable_genes(adata, n_top_genes=min(n_top_genes, adata.n_vars))
+    n_genes = int(adata.var["highly_variable"].sum())
+    sc.pp.pca(adata, n_comps=max(1, min(_MAX_PCS, adata.n_obs - 1, n_genes - 1)), random_state=random_state)
+
+
+def _cluster(adata: AnnData, config: Config, n_neighbors: int, **choices: Any) -> None:
+    from ..pp import build_graph, recipe_published
+    from ..tl import sctag
+
+    seed, use_rep = config.random_state, None
+    if choices["preset"] != "default":
+        recipe_published(adata, layer=choices["layer"], n_top_genes=choices["n_top_genes"], random_state=seed)
+        use_rep = "X_pca_published"
+    build_graph(adata, n_neighbors, use_rep=use_rep, batch_key=choices["batch_key"], random_state=seed)
+    sctag(adata, **asdict(config), **choices)
+
+
+def _draw(adata: AnnData, key: str, label_key: str | None, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    from ..pl import embedding
+
+    colors = [key] if label_key is None else [key, label_key]
+    # a legend is as wide as its longest name, which the constrained layout takes into account
+    figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4.5), squeeze=False, layout="constrained")
+    for ax, color in zip(axes[0], colors, strict=True):
+        embedding(adata, key=key, color=color, ax=ax, show=False, frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""From latents to clusters: partitions, co-association tree, number of clusters, confidence; arrays only."""

@@ -1,0 +1,97 @@
+"""How sure the cluster of each cell is, from smaller clusterings of the same partitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .tree import CoassociationTree
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_N_REPLICATES = 21
+_PARTITIONS_PER_REPLICATE = 6
+_FINER = 1.5  # of the finer cut: there a part that straddles two clusters is doubt, a small one is not
+# Six partitions split and join clusters more often than a whole run does, so strict agreement gets a small weight.
+# Without it, cells of clusters that are often split or joined would pass for sure.
+_STRICT_WEIGHT = 0.2
+
+
+@dataclass(frozen=True)
+class ReplicateClusterings:
+    """Clusterings by a few partitions of one network each, cut twice."""
+
+    same_number: NDArray[np.int64]  # (n_replicates, n_cells), into as many clusters
+    finer: NDArray[np.int64]  # (n_replicates, n_cells), into half as many again
+
+
+def draw_replicates(
+    labels: NDArray[np.int32], tree: CoassociationTree, n_clusters: int, n_latents: int, rng: np.random.Generator
+) -> ReplicateClusterings:
+    """Replicates of a clustering into ``n_clusters``, from its partitions ``labels`` (n_partitions, n_cells)."""
+    of_latent = np.array_split(np.arange(len(labels)), n_latents)
+    same_number, finer = [], []
+    for replicate in range(_N_REPLICATES):
+        rows = of_latent[replicate % n_latents]
+        few = rng.choice(rows, min(_PARTITIONS_PER_REPLICATE, len(rows)), replace=False)
+        smaller = CoassociationTree.from_leaves(labels[few], tree.leaf)
+        same_number.append(smaller.cut(n_clusters))
+        finer.append(smaller.cut(round(_FINER * n_clusters)))
+    return ReplicateClusterings(np.array(same_number), np.array(finer))
+
+
+def cell_confidence(
+    labels: NDArray[np.int64], proba: NDArray[np.float32], replicates: ReplicateClusterings
+) -> NDArray[np.float32]:
+    """(n_cells,) estimated share of runs that put a cell into the cluster that ``labels`` (n_cells,) has it in.
+
+    The mean of two numbers. How often the cell stays there in the ``replicates`` is a share of runs, but coarse, and
+    the same for cells that go together. Its soft assignment ``proba`` (n_cells, n_clusters) orders cells by how close
+    they are to another cluster, but is no share of anything, so isotonic regression puts it on the scale of the first.
+    Our own.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    stays = (1 - _STRICT_WEIGHT) * agreement(labels, replicates.finer)
+    stays += _STRICT_WEIGHT * strict_agreement(labels, replicates.same_number)
+    closeness = proba.max(axis=1).astype(np.float64)
+    expected = IsotonicRegression(out_of_bounds="clip").fit(closeness, stays).predict(closeness)
+    return np.asarray((stays + expected) / 2, dtype=np.float32)
+
+
+def agreement(labels: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n_cells,) share of other clusterings (n_others, n_cells) that put a cell where ``labels`` (n_cells,) has it.
+
+    A cluster of another clustering stands for the one of ``labels`` that most of its cells are in.
+    """
+    kept = np.zeros(len(labels))
+    for other in others:
+        shared = _shared_cells(other, labels)
+        kept += shared.argmax(axis=1)[other] == labels
+    return kept / len(others)
+
+
+def strict_agreement(labels: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n_cells,) the same where clusters are matched one to one, so that most cells agree.
+
+    Cells of a cluster that another clustering splits, or joins to a larger one, have then left it in part.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    kept = np.zeros(len(labels))
+    for other in others:
+        shared = _shared_cells(other, labels)
+        partner = np.full(len(shared), -1)
+        rows, columns = linear_sum_assignment(shared, maximize=True)
+        partner[rows] = columns
+        kept += partner[other] == labels
+    return kept / len(others)
+
+
+def _shared_cells(other: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n_others, n_labels) cells that a cluster of each has in common."""
+    n, n_others = int(labels.max()) + 1, int(other.max()) + 1
+    return np.bincount(other * n + labels, minlength=n_others * n).reshape(n_others, n)

@@ -1,0 +1,53 @@
+"""One clustering from the latents of all networks: partitions, their tree, and where to cut it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from .confidence import ReplicateClusterings, draw_replicates
+from .n_clusters import run_split_tests
+from .partitions import draw_partitions
+from .tree import CoassociationTree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+_TINY = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class ConsensusClustering:
+    """What the partitions of all latents agree on."""
+
+    labels: NDArray[np.int64]  # (n_cells,)
+    replicates: ReplicateClusterings  # what the confidence is measured against
+    curve: dict[str, NDArray[np.float64]] | None  # evidence for the number of clusters; None if it was given
+
+
+def consensus_clustering(
+    latents: Sequence[NDArray[np.float32]], n_clusters: int | None, resolution: float, rng: np.random.Generator
+) -> ConsensusClustering:
+    """Cluster cells by their latents (n_cells, n_latent), into ``n_clusters`` or as many as are supported."""
+    # k-means adds up its threads in the order in which they finish; a single one gives equal bits every time.
+    with threadpool_limits(1, user_api="openmp"):
+        partitions = draw_partitions(latents, rng)
+        tree = CoassociationTree.from_partitions(partitions, rng)
+    tests = run_split_tests(tree, latents, resolution, rng)
+    curve = tests.curve() if n_clusters is None else None
+    n_clusters = tests.n_clusters if n_clusters is None else n_clusters
+    labels = tree.cut(n_clusters, tests.supported_nodes)
+    return ConsensusClustering(labels, draw_replicates(partitions, tree, n_clusters, len(latents), rng), curve)
+
+
+def cluster_centroids(latent: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], float]:
+    """Mean latent of each label, (n_labels, n_latent), and the standard deviation within labels, per dimension."""
+    _, members = np.unique(labels, return_inverse=True)
+    centroids = np.stack([latent[members == label].mean(axis=0) for label in range(members.max() + 1)])
+    scale = float((latent - centroids[members]).std())
+    return centroids, max(scale, _TINY)

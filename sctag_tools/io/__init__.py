@@ -1,0 +1,1 @@
+"""Files: counts that users have, and models that are kept."""

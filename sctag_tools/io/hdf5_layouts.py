@@ -1,0 +1,107 @@
+"""Two HDF5 layouts of the clustering literature: that of the original scTAG data, and a matrix X with labels Y."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix, vstack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+_VALUES_PER_BLOCK = 1 << 24  # of a dense matrix, read at a time
+
+
+def read_sctag_layout(path: Path) -> AnnData:
+    """Cells x genes of ``exprs``, with the names, columns and ``uns`` beside it."""
+    from anndata import AnnData
+
+    with h5py.File(path, "r") as file:
+        counts = _read_counts(file["exprs"])
+        obs, var = (_read_axis(file, axis, length) for axis, length in zip(("obs", "var"), counts.shape, strict=True))
+        return AnnData(counts, obs=obs, var=var, uns=_read_uns(file["uns"]) if "uns" in file else None)
+
+
+def read_x_y_layout(path: Path) -> AnnData:
+    """Cells x genes of ``X``; labels in ``Y`` become a categorical column."""
+    from anndata import AnnData
+
+    with h5py.File(path, "r") as file:
+        adata = AnnData(_read_counts(file["X"]))
+        if "Y" in file:
+            labels = _read_values(file["Y"]).ravel()
+            _check_length("Y", labels, adata.n_obs)
+            adata.obs["Y"] = _label_categories(labels)
+    return adata
+
+
+def _read_counts(node: h5py.Dataset | h5py.Group) -> csr_matrix:
+    """Cells x genes as CSR of float32, from a dense dataset or from the parts of a CSR matrix."""
+    if isinstance(node, h5py.Dataset):
+        return _read_dense_counts(node)
+    parts = tuple(node[name][()] for name in ("data", "indices", "indptr"))
+    matrix = csr_matrix(parts, shape=tuple(int(size) for size in node["shape"][()]), dtype=np.float32)
+    matrix.check_format(full_check=True)  # an index out of range would crash the interpreter later
+    return matrix
+
+
+def _read_dense_counts(dataset: h5py.Dataset) -> csr_matrix:
+    if dataset.ndim != 2 or 0 in dataset.shape:
+        msg = f"The matrix {dataset.name} must be cells x genes, but its shape is {dataset.shape}."
+        raise ValueError(msg)
+    step = max(1, _VALUES_PER_BLOCK // dataset.shape[1])
+    blocks = (dataset[start : start + step] for start in range(0, dataset.shape[0], step))
+    return vstack([csr_matrix(block, dtype=np.float32) for block in blocks], format="csr")
+
+
+def _read_axis(file: h5py.File, axis: str, length: int) -> pd.DataFrame:
+    """Names and columns of one axis, "obs" or "var"."""
+    names = _read_values(file[f"{axis}_names"]) if f"{axis}_names" in file else np.arange(length)
+    _check_length(f"{axis}_names", names, length)
+    frame = pd.DataFrame(index=pd.Index(names).astype(str))
+    group = file.get(axis)
+    for column, node in group.items() if isinstance(group, h5py.Group) else ():
+        # arrays of one element are scalars about the whole file, as in `uns`
+        if isinstance(node, h5py.Dataset) and node.ndim == 1 and (node.size > 1 or length == node.size):
+            values = _read_values(node)
+            _check_length(f"{axis}/{column}", values, length)
+            frame[column] = pd.Categorical(values) if axis == "obs" and values.dtype == object else values
+    return frame
+
+
+def _read_uns(group: h5py.Group) -> dict[str, Any]:
+    """Content of ``uns``, with arrays of one element as scalars."""
+    content: dict[str, Any] = {}
+    for key, node in group.items():
+        if isinstance(node, h5py.Group):
+            content[key] = _read_uns(node)
+        else:
+            values = _read_values(node)
+            content[key] = values.item() if values.size == 1 else values
+    return content
+
+
+def _read_values(dataset: h5py.Dataset) -> NDArray[Any]:
+    """Values of a dataset, strings (of fixed or variable length) as an object array of ``str``."""
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        return np.asarray(dataset.asstr("utf-8")[()], dtype=object)
+    return np.asarray(dataset[()])
+
+
+def _check_length(name: str, values: NDArray[Any], length: int) -> None:
+    if len(values) != length:
+        msg = f"{name} has {len(values)} entries, the matrix needs {length}."
+        raise ValueError(msg)
+
+
+def _label_categories(labels: NDArray[Any]) -> pd.Categorical:
+    """Categories of strings; numbers keep their order, and those without a fraction are written without it."""
+    categorical = pd.Categorical(labels)
+    shown = "{:.15g}" if labels.dtype.kind == "f" else "{}"
+    return categorical.rename_categories([shown.format(label) for label in categorical.categories])

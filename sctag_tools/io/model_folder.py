@@ -1,0 +1,125 @@
+"""A trained model in a folder: arrays in safetensors, the rest in JSON. Neither can hold code.
+
+Hashes tell a damaged file. ``model_format`` then checks what the files hold before a network is built, so that nothing
+larger than the files is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .model_format import FORMAT, refuse
+
+if TYPE_CHECKING:
+    from .model_format import Arrays
+
+ARRAYS, RECORD = "model.safetensors", "model.json"
+_MAX_DEPTH = 20  # of JSON in JSON; a model has five
+
+
+def check_model_folder(dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """The folder; raises FileExistsError where writing a model could destroy something."""
+    folder = Path(dir_path)
+    if folder.exists() and not folder.is_dir():
+        msg = f"{folder} is a file; name a folder for the model."
+        raise FileExistsError(msg)
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    is_model = held >= {ARRAYS, RECORD}
+    if held and not (overwrite and is_model):
+        advice = ", or replace the model in it: `model.save(folder, overwrite=True)`." if is_model else "."
+        msg = f"{folder} is not empty; name another folder{advice}"
+        raise FileExistsError(msg)
+    return folder
+
+
+def write(folder: Path, arrays: Arrays, record: dict[str, Any]) -> None:
+    """Write both files, each complete before it takes its name; the folder is made if it is missing.
+
+    Should the second not be renamed, :func:`read` refuses the pair.
+    """
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = {name: folder / f".{name}.{os.getpid()}" for name in (ARRAYS, RECORD)}
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, unfinished[ARRAYS])
+        content = {"format": FORMAT, "arrays_sha256": _hash_of(unfinished[ARRAYS]), "model": record}
+        content["sha256"] = _hash_of_record(content)
+        unfinished[RECORD].write_text(json.dumps(content), encoding="utf-8")
+        unfinished[ARRAYS].chmod(unfinished[RECORD].stat().st_mode)  # safetensors lets nobody else read its file
+        for name, path in unfinished.items():
+            path.replace(folder / name)
+    finally:
+        for path in unfinished.values():
+            path.unlink(missing_ok=True)
+
+
+def read(folder: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Arrays and record of a folder.
+
+    Raises FileNotFoundError where there is no model, ValueError for one that is damaged or of a newer format.
+    """
+    if folder.is_file():
+        msg = f"{folder} is a file, not the folder of a model. To use a clustered AnnData, read it and pass that."
+        raise FileNotFoundError(msg)
+    for name in (RECORD, ARRAYS):
+        if not (folder / name).is_file():
+            msg = f"There is no model in {folder}: it has no {name}. `ScTAG.save` makes such a folder."
+            raise FileNotFoundError(msg)
+    content = parse_record((folder / RECORD).read_bytes())
+    if content["arrays_sha256"] != _hash_of(folder / ARRAYS):
+        refuse(f"{ARRAYS} is not the file that was saved")
+    return parse_arrays(folder / ARRAYS), content["model"]
+
+
+def parse_record(raw: bytes) -> dict[str, Any]:
+    """The content of the JSON file, whose hash is right."""
+    try:
+        content = json.loads(raw.decode())  # of bytes it would guess the encoding
+    except (ValueError, RecursionError) as error:
+        refuse(f"{RECORD} is no JSON ({error})")
+    if not _within(_MAX_DEPTH, content):  # or hashing or naming it could end in a RecursionError
+        refuse(f"{RECORD} is nested too deeply")
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] < 1:
+        refuse(f"{RECORD} has no format number")
+    if content["format"] > FORMAT:
+        msg = f"The model was saved by a newer version (format {content['format']}, this one reads {FORMAT}); update "
+        msg += "sctag-tools."
+        raise ValueError(msg)
+    if content.get("sha256") != _hash_of_record(content):
+        refuse(f"{RECORD} is not as it was saved")
+    if not isinstance(content.get("model"), dict) or not isinstance(content.get("arrays_sha256"), str):
+        refuse(f"{RECORD} lacks its parts")
+    return content
+
+
+def parse_arrays(path: Path) -> Arrays:
+    """The arrays of a safetensors file, whose header is checked by the library that reads it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, ValueError, TypeError, AttributeError, KeyError) as error:
+        refuse(f"{ARRAYS} cannot be read ({error})")
+
+
+def _within(depth: int, value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_within(depth - 1, part) for part in parts if isinstance(part, (dict, list)))
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_of_record(content: dict[str, Any]) -> str:
+    hashed = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,272 @@
+"""Read counts from the usual single-cell files and from two HDF5 layouts of the clustering literature."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._checks import AdvisedError, check_flag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import h5py
+    from anndata import AnnData
+
+SCTAG_LAYOUT = "HDF5 of the scTAG layout"
+_TABLE = "csv, tsv or txt table (also .gz)"
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_ZIP_MAGIC = b"PK\x03\x04"
+_ZARR_MARKERS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+_MTX_NAMES = ("matrix.mtx", "matrix.mtx.gz")
+_MTX_COMPANIONS = ("barcodes.tsv", "features.tsv", "genes.tsv")
+_10X_V2_ENTRIES = {"barcodes", "genes", "gene_names", "data", "indices", "indptr", "shape"}
+_MAX_ENTRIES_SHOWN = 5  # of a folder, in a message
+
+
+def read(path: str | os.PathLike[str], *, transpose: bool = False) -> AnnData:
+    r"""Read a file or folder of counts, whatever its format.
+
+    HDF5 files are told apart by what they hold, not by their suffix.
+    Besides the formats that scanpy and anndata read (h5ad, zarr, loom, 10x HDF5, 10x matrix folder, text),
+    two more HDF5 layouts are known:
+
+    - that of the original scTAG and scziDesk data: `exprs` (cells x genes, dense or CSR), and optionally
+      `obs_names`, `var_names` and the groups `obs`, `var` and `uns`. One-dimensional entries of `obs` and `var`
+      become columns (strings in `obs` become categories); entries of one element are skipped.
+    - a plain matrix `X` (cells x genes) with optional labels `Y`, which become the categorical `obs["Y"]`.
+
+    Labels are never needed.
+
+    Parameters
+    ----------
+    path
+        An `.h5ad` or other HDF5 file, a `.loom` file, a zarr folder or `.zarr.zip`, a folder of 10x `matrix.mtx`,
+        or a `.csv`, `.tsv` or `.txt` table (also `.gz`) with cells in rows, genes in columns,
+        gene names in the first row and cell names in the first column. Its fields are separated by commas, semicolons
+        or tabs, or by spaces if there are none of these.
+    transpose
+        For tables only: genes are in rows and cells in columns, as in most tables of GEO and of R.
+
+    Returns
+    -------
+    Cells x genes, with unique `var_names` and the values as they are in the file.
+    The two extra layouts give `X` as CSR of float32.
+    Of 10x files only the features of type "Gene Expression" are kept, as by :func:`scanpy.read_10x_h5`.
+
+    Raises
+    ------
+    FileNotFoundError
+        `path` does not exist.
+    ValueError
+        The format is not one of the above, the file is damaged or contradicts itself, or a table holds something else
+        than counts or seems to have genes where cells are expected.
+    ImportError
+        A loom file is given and loompy is not installed.
+
+    See Also
+    --------
+    sctag_tools.datasets.pbmc68k_reduced : a small data set that needs no file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sctag_tools import read
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "counts.csv"
+    ...     _ = table.write_text("cell,CD3E,CD19\na,2,0\nb,0,1\n")
+    ...     adata = read(table)
+    >>> adata.to_df()
+       CD3E  CD19
+    a   2.0   0.0
+    b   0.0   1.0
+    """
+    check_flag("transpose", transpose)
+    if not os.fspath(path):  # Path("") would be the current folder
+        msg = "The path is empty; name a file or a folder."
+        raise ValueError(msg)
+    path = Path(path)
+    if not path.exists():
+        msg = f"{path} does not exist."
+        raise FileNotFoundError(msg)
+    kind = recognize_format(path)
+    if transpose and kind != _TABLE:
+        problem = f"Only a table can be transposed on reading; {path} is {kind}, which knows its cells from its genes."
+        raise AdvisedError(problem, "Leave out `transpose=True`.", "Leave out `--transpose`.")
+    adata = _read_as(kind, path, **({"transpose": True} if transpose else {}))
+    adata.var_names_make_unique()
+    return adata
+
+
+def _read_as(kind: str, path: Path, **options: bool) -> AnnData:
+    """Run the reader of one format; whatever a damaged file makes it raise becomes a ValueError."""
+    try:
+        with warnings.catch_warnings():
+            # `read` makes them unique right afterwards
+            warnings.filterwarnings("ignore", message="Variable names are not unique", category=UserWarning)
+            return _READERS[kind](path, **options)
+    except (AdvisedError, ImportError, MemoryError, PermissionError, Warning):
+        raise
+    except Exception as error:
+        msg = f"{path} could not be read as {kind}; it may be damaged or incomplete. {error}"
+        raise ValueError(msg) from error
+
+
+def recognize_format(path: Path) -> str:
+    """The format of a file or folder, as it is named in messages; ValueError if it is none that can be read."""
+    if path.is_dir():
+        return _folder_format(path)
+    with path.open("rb") as file:
+        magic = file.read(len(_HDF5_MAGIC))
+    if magic == _HDF5_MAGIC:
+        return _hdf5_format(path)
+    return "zarr" if magic.startswith(_ZIP_MAGIC) else _text_format(path)
+
+
+def _folder_format(path: Path) -> str:
+    if any((path / marker).exists() for marker in _ZARR_MARKERS):
+        return "zarr"
+    if _holds_mtx(path):
+        return "10x mtx folder"
+    entries = sorted(entry.name for entry in path.iterdir())
+    found = ", ".join(map(repr, entries[:_MAX_ENTRIES_SHOWN])) + (", ..." if len(entries) > _MAX_ENTRIES_SHOWN else "")
+    msg = (
+        f"{path} is in none of the readable formats: a folder without {' or '.join(_MTX_NAMES)} of 10x, and no zarr "
+        f"store. It holds {found or 'nothing'}; if one of these is meant, pass that."
+    )
+    raise ValueError(msg)
+
+
+def _holds_mtx(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _MTX_NAMES)
+
+
+def _text_format(path: Path) -> str:
+    from .tables import text_suffix
+
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".mtx") or (name in _MTX_COMPANIONS and _holds_mtx(path.parent)):
+        msg = f"{path} is a part of a 10x matrix; pass the folder that holds it, {path.parent}."
+        raise ValueError(msg)
+    if text_suffix(path) is None:
+        msg = f"{path} is in none of the readable formats: {', '.join(_READERS)}."
+        raise ValueError(msg)
+    return _TABLE
+
+
+def _hdf5_format(path: Path) -> str:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            layout = _hdf5_layout(file)
+            found = ", ".join(repr(key) for key in file) or "nothing"
+    except PermissionError:
+        raise
+    except OSError as error:
+        msg = f"{path} is a damaged or incomplete HDF5 file. {error}"
+        raise ValueError(msg) from error
+    if layout is None:
+        msg = (
+            f"{path} is an HDF5 file of an unknown layout: found {found} at its top, expected 'exprs' (scTAG), "
+            "'X' (and optionally 'Y'), or the entries of an h5ad, loom or 10x file."
+        )
+        raise ValueError(msg)
+    return layout
+
+
+def _hdf5_layout(file: h5py.File) -> str | None:
+    import h5py
+
+    # files of anndata < 0.7 carry no encoding-type
+    if file.attrs.get("encoding-type") == "anndata" or {"X", "obs", "var"} <= file.keys():
+        return "h5ad"
+    if "exprs" in file:
+        return SCTAG_LAYOUT
+    if {"matrix", "row_attrs", "col_attrs"} <= file.keys():
+        return "loom"
+    # Cell Ranger 2 wrote one group for each genome
+    is_10x_v2 = len(file) > 0 and all(
+        isinstance(node, h5py.Group) and node.keys() >= _10X_V2_ENTRIES for node in file.values()
+    )
+    if is_10x_v2 or isinstance(file.get("matrix"), h5py.Group):
+        return "10x h5"
+    return "HDF5 with X and Y" if "X" in file else None
+
+
+def _read_h5ad(path: Path) -> AnnData:
+    from anndata.io import read_h5ad
+
+    return read_h5ad(path)
+
+
+def _read_zarr(path: Path) -> AnnData:
+    import zarr
+    from anndata.io import read_zarr
+
+    if path.is_dir():
+        return read_zarr(path)
+    with zarr.storage.ZipStore(path, mode="r") as store:
+        return read_zarr(zarr.open_group(store, mode="r"))
+
+
+def _read_loom(path: Path) -> AnnData:
+    import h5py
+    from anndata.io import read_loom
+
+    with h5py.File(path, "r") as file:
+        # the second of each pair is what anndata itself writes
+        cells = "CellID" if "CellID" in file["col_attrs"] else "obs_names"
+        genes = "Gene" if "Gene" in file["row_attrs"] else "var_names"
+    # a file without names gets running numbers
+    warnings.filterwarnings("ignore", message="Transforming to str index", category=UserWarning)
+    try:
+        return read_loom(path, X_name="", obs_names=cells, var_names=genes)  # the default X_name takes "spliced" for X
+    except ImportError as error:
+        error.add_note("pip install loompy")
+        raise
+
+
+def _read_10x_h5(path: Path) -> AnnData:
+    import scanpy as sc
+
+    return sc.read_10x_h5(path)
+
+
+def _read_10x_mtx(path: Path) -> AnnData:
+    import scanpy as sc
+
+    return sc.read_10x_mtx(path)
+
+
+def _read_table(path: Path, **options: Any) -> AnnData:
+    from .tables import read_table
+
+    return read_table(path, **options)
+
+
+def _read_sctag_layout(path: Path) -> AnnData:
+    from .hdf5_layouts import read_sctag_layout
+
+    return read_sctag_layout(path)
+
+
+def _read_x_y_layout(path: Path) -> AnnData:
+    from .hdf5_layouts import read_x_y_layout
+
+    return read_x_y_layout(path)
+
+
+_READERS: dict[str, Callable[..., AnnData]] = {
+    "h5ad": _read_h5ad,
+    "zarr": _read_zarr,
+    "loom": _read_loom,
+    "10x h5": _read_10x_h5,
+    "10x mtx folder": _read_10x_mtx,
+    _TABLE: _read_table,
+    SCTAG_LAYOUT: _read_sctag_layout,
+    "HDF5 with X and Y": _read_x_y_layout,
+}

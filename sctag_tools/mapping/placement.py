@@ -1,0 +1,124 @@
+"""New cells placed into the clusters of a trained model, each on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from ..neighbors.search import nearest
+from ..train.preprocessing import log_expression
+from .novelty import CellFeatures, multinomial_deviance
+from .reference import ROWS_AT_ONCE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .reference import ReferenceModel
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where new cells belong."""
+
+    latents: NDArray[np.float32]  # (n_cells, n_networks, n_latent)
+    latent: NDArray[np.float32]  # (n_cells, n_latent)
+    proba: NDArray[np.float32]  # (n_cells, n_clusters), rows sum to one
+    labels: NDArray[np.int64]  # (n_cells,)
+    confidence: NDArray[np.float32]  # (n_cells,) in [0, 1]
+    novelty: NDArray[np.float32]  # (n_cells,) one at the 99th percentile of the training cells
+
+
+def place_cells(
+    model: ReferenceModel,
+    counts: sparse.csr_matrix,
+    totals: NDArray[np.floating],
+    measured: NDArray[np.bool_],
+    batch_index: NDArray[np.int64],
+    representation: NDArray[np.float32] | None = None,
+) -> Placement:
+    """Latent, clusters and confidence of new cells.
+
+    A new cell is joined to its nearest training cells, whose messages are stored. The graph among the training cells
+    stays as it was.
+
+    Parameters
+    ----------
+    model
+        The trained model.
+    counts
+        (n_cells, n_genes) raw counts of the genes of the model, CSR; genes that are not ``measured`` are ignored.
+    totals
+        (n_cells,) total counts, as for the training cells.
+    measured
+        (n_genes,) which genes were measured. The others are treated as genes that were masked in training.
+    batch_index
+        (n_cells,) training batch of each cell, -1 for another one.
+    representation
+        (n_cells, n_components) in the space that the graph was built in, if that was not the PCA of the genes.
+    """
+    parts = []
+    for start in range(0, len(totals), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        x = model.scaler.transform(log_expression(counts[rows], totals[rows]), batch_index[rows])
+        x[:, ~measured] = 0
+        of_rows = None if representation is None else representation[rows]
+        parts.append(_place_rows(model, counts[rows], x, measured, batch_index[rows], of_rows))
+    return Placement(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Placement)))
+
+
+def _place_rows(
+    model: ReferenceModel,
+    counts: sparse.csr_matrix,
+    x: NDArray[np.float32],
+    measured: NDArray[np.bool_],
+    batch_index: NDArray[np.int64],
+    representation: NDArray[np.float32] | None,
+) -> Placement:
+    if representation is None:
+        if model.pca_loadings is None:
+            msg = "The graph of this model was built on a representation of its own; give that of the new cells."
+            raise ValueError(msg)
+        representation = x @ model.pca_loadings
+    found, _ = nearest(model.cells.representation, representation, model.n_neighbors, model.metric)
+    latents, proba = _encode(model, x * float(len(measured) / measured.sum()), found)
+    labels = proba.argmax(axis=1)
+    agreeing = model.cells.proba.argmax(axis=1)[found] == labels[:, None]
+    side_by_side = np.stack(latents, axis=1)
+    observed = counts[:, measured].toarray()
+    expected = model.expected_proportions(side_by_side, batch_index)[:, measured]
+    features = CellFeatures(
+        representation=representation,
+        latents=model.on_one_scale(side_by_side),
+        n_counts=observed.sum(axis=1),
+        deviance=multinomial_deviance(observed, expected / expected.sum(axis=1, keepdims=True)),
+    )
+    return Placement(
+        latents=side_by_side,
+        latent=model.joint_latent.transform(latents),
+        proba=proba,
+        labels=labels,
+        confidence=(agreeing * model.cells.confidence[found]).mean(axis=1).astype(np.float32),
+        novelty=model.novelty_scorer.score_samples(features),
+    )
+
+
+def _encode(
+    model: ReferenceModel, x: NDArray[np.float32], neighbors: NDArray[np.int64]
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+    """Latent of each network and soft assignment, from scaled expression and (n_cells, n_neighbors) training cells."""
+    n, k = neighbors.shape
+    weight = np.full(neighbors.size, model.mean_degree / k, np.float32)
+    edges = sparse.csr_matrix((weight, neighbors.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(model.cells)))
+    summed = torch.from_numpy(edges @ model.cells.messages.reshape(len(model.cells), -1))
+    own = torch.from_numpy(x)
+    with torch.no_grad():
+        messages = torch.split(summed, model.config.n_hidden, dim=1)
+        each = [net.encoder.encode_new(own, part) for net, part in zip(model.networks, messages, strict=True)]
+        q = torch.stack([net.assignment(z) for net, z in zip(model.networks, each, strict=True)]).mean(dim=0).numpy()
+    proba = q[:, model.centroid_index]
+    proba /= proba.sum(axis=1, keepdims=True)
+    return [z.numpy() for z in each], proba

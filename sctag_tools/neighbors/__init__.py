@@ -1,0 +1,1 @@
+"""Nearest neighbors: the search, equal numbers from each batch, one connected graph."""

@@ -1,0 +1,1 @@
+"""The networks: TAG layers, decoders and losses; tensors only."""

@@ -1,0 +1,102 @@
+"""The presets "reference" and "paper" of ``sctag.tl.sctag``: the published method on raw counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from .. import _logging as logg
+from .._anndata.access import require_in_memory
+from .._anndata.counts import check_totals, find_counts
+from .._anndata.genes import DEFAULT
+from .._anndata.graph import get_graph
+from ..train.config import options_of
+from .recipe import N_TOP_GENES, published_inputs
+from .settings import PAPER, REFERENCE
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..train.config import Config
+    from ..train.result import FitResult
+
+_PRESETS = {"reference": REFERENCE, "paper": PAPER}
+
+
+def check_preset(preset: str, config: Config, *, mask_var: object, batch_key: str | None, save: object) -> None:
+    """Raise ValueError for what does not go with a published preset."""
+    free = {"pretrain_epochs", "cluster_epochs"}
+    fixed = [option for option in options_of("model", "training") if option.name not in free]
+    problems = {
+        "cannot choose the number of clusters; give `n_clusters`": config.n_clusters is None,
+        "chooses its genes itself; give `n_top_genes` instead of `mask_var`": mask_var is not DEFAULT,
+        "knows no batches; leave out `batch_key`": batch_key is not None,
+        "runs in one process and in float32; leave out `devices` and `precision`": (
+            config.devices != 1 or config.precision != "32-true"
+        ),
+        "makes no model that could place other cells; leave out `save`": save is not None,
+        "fixes the model and its training; only the epochs can be given": any(
+            getattr(config, option.name) != option.default for option in fixed
+        ),
+    }
+    for problem, found in problems.items():
+        if found:
+            msg = f"preset={preset!r} {problem}."
+            raise ValueError(msg)
+
+
+class PublishedRun:
+    """A run of a published preset. Making it reads and checks the AnnData."""
+
+    def __init__(
+        self,
+        adata: AnnData,
+        preset: str,
+        config: Config,
+        *,
+        n_top_genes: int | None,
+        layer: str | None,
+        neighbors_key: str,
+        check_values: bool,
+    ) -> None:
+        require_in_memory(adata, f"preset={preset!r}")
+        self.preset, self.config, self.neighbors_key = preset, config, neighbors_key
+        self.n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
+        self.distances = get_graph(adata, neighbors_key, "distances")
+        self.n_neighbors = adata.uns[neighbors_key].get("params", {}).get("n_neighbors")  # with the cell itself
+        matrix, self.counts_name = find_counts(adata, layer, check_values=check_values)
+        self.counts = sparse.csr_matrix(matrix, dtype=np.float32)
+        check_totals(np.asarray(self.counts.sum(axis=1, dtype=np.float64)).ravel())
+
+    def run(self) -> tuple[FitResult, dict[str, Any]]:
+        """The result, and the params for the record."""
+        from .fit import fit_published, nearest_neighbors
+
+        seed = int(self.config.random_state or 0)
+        distances = self.distances
+        if self.n_neighbors is not None:
+            distances = nearest_neighbors(distances, self.n_neighbors - 1)
+        inputs = published_inputs(self.counts, seed, n_top_genes=self.n_top_genes)
+        result = fit_published(
+            inputs.x,
+            distances,
+            self.config,
+            _PRESETS[self.preset],
+            counts=self.counts[:, inputs.genes],
+            size_factors=inputs.size_factors,
+            progress=self.config.progress_bar and logg.verbosity() > 0,
+        )
+        params = {
+            "preset": self.preset,
+            "n_clusters": result.n_clusters,
+            "n_clusters_given": True,
+            "counts": self.counts_name,
+            "mask_var": "recipe_published",
+            "n_genes": int(inputs.genes.sum()),
+            "neighbors_key": self.neighbors_key,
+            "random_state": seed,
+            "accelerator": self.config.accelerator,
+        }
+        return result, params

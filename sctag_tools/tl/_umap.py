@@ -1,0 +1,99 @@
+"""``sctag.tl.umap``: two dimensions of the latent, for plots."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from .. import _logging as logg
+from .._anndata.access import require_anndata, require_writable, silent_writing, working_copy
+from .._checks import check_flag, checked_seed
+from .._keys import ResultKeys
+from .._threads import keep_thread_counts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+_FUNCTION = "sctag.tl.umap"
+_N_NEIGHBORS = 15
+
+
+def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None, copy: bool = False) -> AnnData | None:
+    """Compute the UMAP of the scTAG latent (McInnes et al. 2018).
+
+    It is computed as :func:`scanpy.tl.umap` does on the 15 nearest neighbors of each cell in the latent. The graph that
+    the encoder used, and a UMAP of your own in ``obsm["X_umap"]``, stay as they are. A later run or mapping under the
+    same name removes this UMAP.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a result of :func:`sctag_tools.tl.sctag` or :func:`sctag_tools.tl.map_query`.
+    key
+        Name of the result.
+    random_state
+        Seed of the layout. By default that of the run, or 0 for mapped cells.
+    copy
+        Return a changed copy instead of writing to ``adata``.
+
+    Returns
+    -------
+    ``None``, or the copy if ``copy=True``. Writes:
+
+    `adata.obsm['X_sctag_umap' | 'X_{key}_umap']` : :class:`numpy.ndarray` (float32)
+        (n_obs, 2), the position of each cell.
+
+    Raises
+    ------
+    KeyError
+        If there is no result of this name.
+    ValueError
+        If there are fewer than 2 cells, or ``random_state`` is no seed.
+    NotImplementedError
+        For a copy or a view of backed data, which cannot hold results.
+
+    Examples
+    --------
+    >>> import sctag_tools as sctag
+    >>> adata = sctag.datasets.pbmc68k_reduced()
+    >>> sctag.pp.build_graph(adata)
+    >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
+    >>> sctag.tl.umap(adata)
+    >>> adata.obsm["X_sctag_umap"].shape
+    (700, 2)
+    """
+    require_anndata(adata, _FUNCTION)
+    check_flag("copy", copy)
+    require_writable(adata, copy=copy)
+    keys = ResultKeys(key)
+    keys.require_result(adata)
+    if random_state is None:
+        random_state = adata.uns[key]["params"].get("random_state", 0)  # mapped cells have none
+    seed = checked_seed(random_state)
+    adata = working_copy(adata, copy=copy)
+
+    start = logg.info(f"computing the UMAP of {keys.latent!r}")
+    positions = _umap(adata.obsm[keys.latent], seed)
+    with silent_writing():
+        adata.obsm[keys.umap] = positions
+    logg.info("    finished", time=start, deep=f"added\n    {keys.umap!r}, UMAP of the latent (adata.obsm)")
+    return adata if copy else None
+
+
+def _umap(latent: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """(n_cells, 2) UMAP of (n_cells, d), on a temporary AnnData."""
+    import scanpy as sc
+    from anndata import AnnData
+
+    from ..pp import build_graph
+
+    work = AnnData(shape=(len(latent), 0), obsm={"latent": latent})
+    with logg.silent(), keep_thread_counts(), warnings.catch_warnings():
+        # umap lays out every component of a graph, so separate ones need no warning
+        warnings.filterwarnings("ignore", "Graph is not fully connected")
+        build_graph(work, min(_N_NEIGHBORS, work.n_obs), use_rep="latent", random_state=seed)
+        sc.tl.umap(work, neighbors_key="sctag_neighbors", random_state=seed)
+    positions: NDArray[np.float32] = work.obsm["X_umap"]
+    return positions

@@ -1,0 +1,1 @@
+"""Options, data, training loop and the run as a whole; arrays and tensors only."""

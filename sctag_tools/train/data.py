@@ -1,0 +1,170 @@
+"""The cells as training draws them: tensors on the training device where they fit, minibatch by minibatch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..nn.minibatch import ALL_ROWS, Minibatch, RowShare
+from ..nn.tag import hop_features, normalize_adjacency
+from .preprocessing import GeneScaler, log_expression, size_factors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from scipy import sparse
+    from torch import Tensor
+
+_MAX_GPU_SHARE = 0.6  # of the free memory of a GPU; the rest is for networks, gradients and activations
+_COUNT_DTYPES = (torch.uint8, torch.int16, torch.int32)  # smallest first: most sets need a byte a count
+_ROWS_AT_ONCE = 4096
+_TENSORS = ("hops", "counts", "log_size", "batch_index")
+
+
+class TrainingData:
+    """Hop features, raw counts, size factors and batches as tensors, and the normalized graph.
+
+    Attributes
+    ----------
+    hops
+        (n_cells, n_hops + 1, n_genes) hop features, float32.
+    counts
+        (n_cells, n_genes) raw counts, in the smallest type that holds them exactly.
+    log_size, batch_index
+        (n_cells,) log size factors, float32, and experimental batches, int64.
+    adjacency
+        (n_cells, n_cells) normalized graph, CSR, always in host memory.
+    scaler
+        What the expression was scaled by.
+    """
+
+    def __init__(
+        self,
+        counts: sparse.csr_matrix,
+        totals: NDArray[np.floating],
+        connectivities: sparse.csr_matrix,
+        n_hops: int,
+        batch_index: NDArray[np.int64] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Prepare on the CPU, hop features on ``device``."""
+        log_size = np.log(size_factors(totals))
+        self.log_mean_counts = _log_mean_counts(counts, log_size)
+        self.adjacency = normalize_adjacency(connectivities)
+        x = log_expression(counts, totals)
+        self.scaler = GeneScaler.fit(x, batch_index)
+        self.hops = hop_features(self.scaler.transform(x, batch_index), self.adjacency, n_hops, device)
+        self.counts = _dense(counts)
+        self.log_size = torch.from_numpy(log_size)
+        self.batch_index = torch.from_numpy(np.zeros(len(totals), np.int64) if batch_index is None else batch_index)
+        self.n_batches = int(self.batch_index.max()) + 1
+
+    def __len__(self) -> int:
+        return len(self.hops)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.hops.device
+
+    def to_device(self, device: torch.device) -> None:
+        """Move the tensors to ``device``, unless they would fill it; then minibatches are moved one by one."""
+        if device.type == "cuda":
+            needed = sum(getattr(self, name).nbytes for name in _TENSORS)
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for us
+            if needed > _MAX_GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + cached):
+                return
+        for name in _TENSORS:
+            setattr(self, name, getattr(self, name).to(device))
+
+    def minibatches(self, batch_size: int, rng: np.random.Generator, *, paired: bool) -> Iterator[Tensor]:
+        """Endless minibatches of row indices, each epoch without replacement, on the device of the data.
+
+        ``paired``: half a minibatch is drawn, the other half are graph neighbors of these cells.
+        """
+        size = self._n_drawn(batch_size, paired=paired)
+        while True:
+            order = rng.permutation(len(self))
+            rows = torch.from_numpy(order).to(self.device)
+            if paired:
+                beside = torch.from_numpy(sample_neighbors(self.adjacency, order, rng)).to(self.device)
+            for start in range(0, len(order) - size + 1, size):
+                cells = slice(start, start + size)
+                yield torch.cat([rows[cells], beside[cells]]) if paired else rows[cells]
+
+    def steps_per_epoch(self, batch_size: int, *, paired: bool) -> int:
+        """Minibatches until each cell was drawn once (but for a remainder smaller than a minibatch)."""
+        return len(self) // self._n_drawn(batch_size, paired=paired)
+
+    def _n_drawn(self, batch_size: int, *, paired: bool) -> int:
+        return min(max(batch_size // 2, 1) if paired else batch_size, len(self))
+
+    def minibatch(
+        self,
+        rows: Tensor,
+        device: torch.device,
+        cluster_targets: Tensor | None = None,
+        *,
+        with_edges: bool = True,
+        share: RowShare = ALL_ROWS,
+    ) -> Minibatch:
+        """These rows, or a ``share`` of them, on ``device``; ``cluster_targets`` is (n_cells, K)."""
+        edge_targets, same_cell = None, None
+        if with_edges:
+            cells = rows.cpu().numpy()
+            edge_targets = torch.from_numpy(subgraph_targets(self.adjacency, cells)).to(device)
+            same_cell = torch.from_numpy(cells[:, None] == cells[None, :]).to(device)
+        mine = share.take(rows)
+        return Minibatch(
+            hops=self.hops[mine].to(device),
+            counts=self.counts[mine].to(device).float(),
+            log_size=self.log_size[mine].to(device),
+            batch_index=self.batch_index[mine].to(device),
+            n_rows=len(rows),
+            share=share,
+            edge_targets=edge_targets,
+            same_cell=same_cell,
+            cluster_targets=None if cluster_targets is None else cluster_targets[mine.to(device)],
+        )
+
+
+def sample_neighbors(
+    adjacency: sparse.csr_matrix, rows: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """One neighbor for each of ``rows``, with probability in proportion to its edge; an isolated cell gets itself."""
+    starts, ends = adjacency.indptr[rows].astype(np.int64), adjacency.indptr[rows + 1].astype(np.int64)
+    chosen = rows.copy()
+    for position in np.flatnonzero(ends > starts):
+        edges = slice(starts[position], ends[position])
+        cumulated = np.cumsum(adjacency.data[edges])
+        drawn = np.searchsorted(cumulated[:-1], rng.random() * cumulated[-1], side="right")
+        chosen[position] = adjacency.indices[edges][drawn]
+    return chosen
+
+
+def subgraph_targets(adjacency: sparse.csr_matrix, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What the graph decoder is to rebuild: edges among ``rows``, each row scaled to sum to one (or zero)."""
+    targets: NDArray[np.float32] = adjacency[rows][:, rows].toarray()
+    totals = targets.sum(axis=1, keepdims=True)
+    np.divide(targets, totals, out=targets, where=totals > 0)
+    return targets
+
+
+def _log_mean_counts(counts: sparse.csr_matrix, log_size: NDArray[np.float32]) -> Tensor:
+    """Log of the mean count of each gene at size factor one, (n_genes,)."""
+    mean = np.asarray(counts.T @ np.exp(-log_size)).ravel() / len(log_size)
+    return torch.from_numpy(np.log(np.maximum(mean, 1e-6)).astype(np.float32))
+
+
+def _dense(counts: sparse.csr_matrix) -> Tensor:
+    """The counts as a dense tensor, a byte a count where that is exact, so that rows are drawn by index alone."""
+    stored = torch.from_numpy(np.asarray(counts.data))
+    dtype = next((one for one in _COUNT_DTYPES if torch.equal(stored.to(one).to(stored.dtype), stored)), torch.float32)
+    dense = torch.empty(counts.shape, dtype=dtype)
+    for start in range(0, counts.shape[0], _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        dense[rows] = torch.from_numpy(counts[rows].toarray())
+    return dense

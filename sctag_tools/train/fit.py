@@ -1,0 +1,159 @@
+"""One run of the method on arrays: pretraining, consensus clustering, self-training, result."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from ..cluster.confidence import cell_confidence
+from ..cluster.consensus import ConsensusClustering, cluster_centroids, consensus_clustering
+from ..mapping.reference import CellResults, ReferenceModel
+from ..nn.joint_latent import JointLatent
+from ..nn.network import Ensemble
+from .data import TrainingData
+from .preprocessing import canonical_order
+from .result import FitResult, clusters_by_size, select_clusters
+from .runtime import StageTimer, keep_cuda_device, own_threads, own_torch_state, resolve_accelerator
+from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from ..mapping.reference import NeighborSettings
+    from .config import Config
+
+
+def fit(
+    counts: sparse.csr_matrix,
+    totals: NDArray[np.floating],
+    connectivities: sparse.csr_matrix,
+    config: Config,
+    *,
+    batch_index: NDArray[np.int64] | None = None,
+    neighbor_settings: NeighborSettings | None = None,
+    progress: bool = False,
+) -> FitResult:
+    """Learn a latent and clusters of the cells.
+
+    Parameters
+    ----------
+    counts
+        (n_cells, n_genes) raw counts of the chosen genes, CSR float32.
+    totals
+        (n_cells,) total counts over all genes, positive.
+    connectivities
+        (n_cells, n_cells) edge weights of the cell graph, CSR.
+    config
+        All options. With ``devices`` above 1 this process is one of so many (:mod:`.launch` starts them).
+    batch_index
+        (n_cells,) experimental batch of each cell, from 0; None if there is one.
+    neighbor_settings
+        How new cells will find their neighbors; None if the networks need not be kept.
+    progress
+        Whether to show bars.
+
+    Global random states are left as they were. Equal seeds give equal results whatever the order of the cells, and
+    whatever the number of processes, up to rounding.
+    """
+    order = canonical_order(counts, totals)
+    counts, totals, connectivities = counts[order], totals[order], connectivities[order][:, order]
+    counts.sum_duplicates()
+    batch_index = None if batch_index is None else batch_index[order]
+    settings = None if neighbor_settings is None else neighbor_settings.take(order)
+    fabric = _launch_fabric(config)
+    seed = int(config.random_state or 0)
+    alone_on_cpu = config.devices == 1 and fabric.device.type == "cpu"
+    with own_torch_state(seed, fabric.device), own_threads() if alone_on_cpu else nullcontext():
+        result = _fit_ordered(counts, totals, connectivities, config, fabric, seed, batch_index, settings, progress)
+    back = np.argsort(order)
+    per_cell: dict[str, Any] = {
+        name: np.ascontiguousarray(getattr(result, name)[back]) for name in ("latent", "proba", "labels", "confidence")
+    }
+    reference = None if result.reference is None else result.reference.take_cells(back)
+    return replace(result, **per_cell, reference=reference)
+
+
+def _launch_fabric(config: Config) -> Fabric:
+    alone = config.devices == 1
+    fabric = Fabric(
+        accelerator=resolve_accelerator(config.accelerator),
+        strategy="auto" if alone else "ddp",
+        devices=config.devices,
+        precision=config.precision,
+        # Named, or Fabric would take the variables of a scheduler for ours where only cores were asked of it.
+        plugins=[LightningEnvironment() if alone else TorchElasticEnvironment()],
+    )
+    with keep_cuda_device():
+        fabric.launch()
+    return fabric
+
+
+def _fit_ordered(
+    counts: sparse.csr_matrix,
+    totals: NDArray[np.floating],
+    connectivities: sparse.csr_matrix,
+    config: Config,
+    fabric: Fabric,
+    seed: int,
+    batch_index: NDArray[np.int64] | None,
+    neighbor_settings: NeighborSettings | None,
+    progress: bool,  # noqa: FBT001
+) -> FitResult:
+    """The run, on cells in the canonical order."""
+    for_minibatches, for_consensus, for_reference = np.random.default_rng(seed).spawn(3)
+    stage = StageTimer()
+    with stage("hop features"):
+        data = TrainingData(counts, totals, connectivities, config.n_hops, batch_index, fabric.device)
+        data.to_device(fabric.device)
+        nets = Ensemble(config, data.log_mean_counts, data.n_batches)
+    trainer = Trainer(nets, data, config, fabric, for_minibatches, progress=progress)
+    with stage("pretraining"):
+        stop_reasons = {"pretraining": trainer.pretrain()}
+    with stage("consensus"):
+        latents = [latent.cpu().numpy() for latent in trainer.latents()]
+        # Rounding may differ between processes, so one decides for all.
+        first = fabric.is_global_zero
+        own = consensus_clustering(latents, config.n_clusters, config.resolution, for_consensus) if first else None
+        consensus: ConsensusClustering = fabric.broadcast(own)  # type: ignore[assignment]
+        starts = [cluster_centroids(latent, consensus.labels) for latent in latents]
+    with stage("clustering"):
+        stop_reasons["clustering"] = trainer.cluster(starts)
+        encoded = trainer.latents()
+        proba = trainer.assignment(encoded).cpu().numpy()
+        latents = [latent.cpu().numpy() for latent in encoded]
+        joint = JointLatent.fit(latents)
+    columns = clusters_by_size(proba)
+    proba = select_clusters(proba, columns)
+    labels = proba.argmax(axis=1)
+    found = CellResults(
+        latents=np.stack(latents, axis=1),
+        latent=joint.transform(latents),
+        proba=proba,
+        confidence=cell_confidence(labels, proba, consensus.replicates),
+    )
+    reference = None
+    if neighbor_settings is not None and fabric.is_global_zero:
+        with stage("model"):
+            reference = ReferenceModel.from_training(
+                nets, data, config, neighbor_settings, totals=totals, joint_latent=joint, centroid_index=columns,
+                found=found, rng=for_reference,
+            )  # fmt: skip
+    return FitResult(
+        latent=found.latent,
+        proba=proba,
+        labels=labels,
+        confidence=found.confidence,
+        history={name: np.array(values) for name, values in trainer.history.items()},
+        n_clusters_curve=consensus.curve,
+        stop_reasons=stop_reasons,
+        seconds=stage.seconds,
+        device=str(fabric.device),
+        reference=reference,
+    )

@@ -1,0 +1,98 @@
+"""The device and torch's global state during a run, which are afterwards what they were before."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from .._threads import requested_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """A Fabric accelerator from the user's choice; "auto" takes a CUDA device if there is one, never MPS."""
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if accelerator == "auto":
+        return "cuda" if has_cuda else "cpu"
+    found = {"cpu": True, "gpu": has_cuda or has_mps, "cuda": has_cuda, "mps": has_mps}
+    if not found[accelerator]:
+        msg = f"accelerator={accelerator!r} was asked for, but torch finds none; use 'auto' or 'cpu'."
+        raise ValueError(msg)
+    return accelerator
+
+
+@dataclass
+class StageTimer:
+    """Wall seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+@contextmanager
+def own_torch_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators of the CPU and ``device`` for the block; gradients on, new tensors float32 on the CPU."""
+    generator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    dtype = torch.get_default_dtype()
+    with ExitStack() as kept:
+        kept.enter_context(torch.random.fork_rng([]))
+        kept.enter_context(torch.inference_mode(mode=False))
+        kept.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":  # entered only then, since it slows every call
+            kept.enter_context(torch.device("cpu"))
+        if device.type == "cuda":  # its generator is that of the current device
+            kept.enter_context(torch.cuda.device(device))
+        before = None if generator is None else generator.get_rng_state()
+        torch.set_default_dtype(torch.float32)
+        torch.default_generator.manual_seed(int(seed))
+        if generator is not None:
+            generator.manual_seed(int(seed))
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if generator is not None:
+                generator.set_rng_state(before)
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """At most as many threads as ``OMP_NUM_THREADS`` asks for.
+
+    numba, which scanpy runs on, raises torch's number above it. The number of threads decides how sums round; so it
+    depends on the machine and on this variable, never on what else runs.
+    """
+    before, requested = torch.get_num_threads(), requested_threads()
+    if requested is None or requested >= before:
+        yield
+        return
+    try:
+        with threadpool_limits(requested):
+            torch.set_num_threads(requested)
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def keep_cuda_device() -> Iterator[None]:
+    """Restore the current CUDA device after the block; Fabric makes its own the current one."""
+    before = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if before is not None:
+            torch.cuda.set_device(before)
