@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .tree import CoassociationTree
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _N_REPLICATES = 21
 _PARTITIONS_PER_REPLICATE = 6

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from .confidence import ReplicateClusterings, draw_replicates
 from .n_clusters import run_split_tests
 from .partitions import draw_partitions
 from .tree import CoassociationTree
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 _TINY = float(np.finfo(np.float32).eps)
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .dprime import cross_fitted_dprime, dprime_standard_error
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from .tree import CoassociationTree
+from .tree import CoassociationTree
 
 _N_TESTED = 60  # splits from the top of the tree
 _MIN_DPRIME = 3.5  # the sides of one Gaussian are up to 3.2 apart, down to a twentieth

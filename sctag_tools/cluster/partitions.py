@@ -8,18 +8,14 @@ grow with the number of cells, not with its square.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 
 from ..train.config import MAX_CLUSTERS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-    from sklearn.cluster import KMeans
 
 _N_PARTITIONS = 300
 _MIN_K, _MAX_K = 2, 30  # clusters of a partition, drawn log-uniformly

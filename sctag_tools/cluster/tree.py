@@ -7,17 +7,13 @@ kinship than any single partition.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .partitions import small_groups
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from numpy.typing import NDArray
 
 _N_SKETCH = 40  # dimensions of the random projection in which leaves are found
 _SIZE_POWER = 0.1

@@ -9,14 +9,11 @@ themselves. Our own; the first is the local outlier factor of Breunig et al. (20
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..neighbors.search import nearest
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _MAX_LANDMARKS = 20_000  # distances among all pairs are affordable up to here
 _TINY = 1e-9

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
 
 from ..neighbors.search import nearest
 from ..train.preprocessing import log_expression
 from .novelty import CellFeatures, multinomial_deviance
-from .reference import ROWS_AT_ONCE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from .reference import ReferenceModel
+from .reference import ROWS_AT_ONCE, ReferenceModel
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from ..nn.joint_latent import JointLatent
 from ..nn.network import Ensemble
+from ..train.config import Config
+from ..train.data import TrainingData
+from ..train.preprocessing import GeneScaler
 from .novelty import CellFeatures, NoveltyScorer, multinomial_deviance, nearest_others
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from ..nn.joint_latent import JointLatent
-    from ..train.config import Config
-    from ..train.data import TrainingData
-    from ..train.preprocessing import GeneScaler
 
 ROWS_AT_ONCE = 4096
 _N_COMPONENTS = 50

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import losses
-
-if TYPE_CHECKING:
-    from .minibatch import Minibatch
+from .minibatch import Minibatch
 
 _MAX_LOG_MEAN = 14.0  # means from 1e-6 to 1e6
 _MAX_LOG_DISPERSION = 9.2  # inverse dispersions from 1e-4 to 1e4

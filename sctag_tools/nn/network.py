@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ..train.config import Config
 from .decoders import COUNT_DECODERS, GraphDecoder
 from .losses import graph_cross_entropy
+from .minibatch import Minibatch
 from .self_training import cluster_divergence, soft_assignment
 from .tag import TAGEncoder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from ..train.config import Config
-    from .minibatch import Minibatch
 
 
 class ScTAGNet(nn.Module):

@@ -28,8 +28,7 @@ def history(
 ) -> list[Axes] | Figure | None:
     """Draw the loss and each of its terms at every training step.
 
-    A dashed line separates pretraining from self-training. Curves that are still falling at the end of pretraining
-    speak for more ``pretrain_epochs``.
+    A dashed line separates pretraining from self-training.
 
     Parameters
     ----------

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from numpy.typing import NDArray
 from scipy import sparse
 
+from ..train.config import Config
 from ..train.result import FitResult, clusters_by_size, select_clusters
 from ..train.runtime import StageTimer, own_torch_state, resolve_accelerator
 from .losses import ZINBTarget
 from .net import Adjacency, PublishedNet
 from .settings import REFERENCE, PublishedSettings
 from .train import FullBatchTrainer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from ..train.config import Config
 
 _N_PRETRAIN_EPOCHS, _N_CLUSTER_EPOCHS = 1000, 300
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _EPSILON = 1e-10
 _MIN_POSITIVE = 1e-8  # smaller values are scored as zeros

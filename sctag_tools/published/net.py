@@ -9,26 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor, nn
 from torch_geometric.nn import TAGConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from ..nn.tag import csr_tensor
-from .losses import block_rows, graph_loss, zinb_loss
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-    from scipy import sparse
-
-    from .losses import ZINBTarget
+from .losses import ZINBTarget, block_rows, graph_loss, zinb_loss
 
 N_HOPS = 3
 _N_HIDDEN, _N_LATENT, _N_GRAPH_FEATURES = 128, 15, 32

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..nn.self_training import soft_assignment, target_distribution
-from .losses import kl_divergence
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from .losses import ZINBTarget
-    from .net import Adjacency, PublishedNet
+from .losses import ZINBTarget, kl_divergence
+from .net import Adjacency, PublishedNet
 
 _PRETRAIN_RATE, _CLUSTER_RATE = 1e-4, 5e-4
 _N_EPOCHS_PER_REFRESH = 8

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
 
 from ..nn.minibatch import ALL_ROWS, Minibatch, RowShare
 from ..nn.tag import hop_features, normalize_adjacency
 from .preprocessing import GeneScaler, log_expression, size_factors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-    from scipy import sparse
-    from torch import Tensor
 
 _MAX_GPU_SHARE = 0.6  # of the free memory of a GPU; the rest is for networks, gradients and activations
 _COUNT_DTYPES = (torch.uint8, torch.int16, torch.int32)  # smallest first: most sets need a byte a count

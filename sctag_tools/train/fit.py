@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from numpy.typing import NDArray
+from scipy import sparse
 
 from ..cluster.confidence import cell_confidence
 from ..cluster.consensus import ConsensusClustering, cluster_centroids, consensus_clustering
-from ..mapping.reference import CellResults, ReferenceModel
+from ..mapping.reference import CellResults, NeighborSettings, ReferenceModel
 from ..nn.joint_latent import JointLatent
 from ..nn.network import Ensemble
+from .config import Config
 from .data import TrainingData
 from .preprocessing import canonical_order
 from .result import FitResult, clusters_by_size, select_clusters
 from .runtime import StageTimer, keep_cuda_device, own_threads, own_torch_state, resolve_accelerator
 from .trainer import Trainer
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from scipy import sparse
-
-    from ..mapping.reference import NeighborSettings
-    from .config import Config
 
 
 def fit(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-    from scipy import sparse
+from numpy.typing import NDArray
+from scipy import sparse
 
 _TARGET_SUM = 1e4
 _MAX_Z_SCORE = 10.0

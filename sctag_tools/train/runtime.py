@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from .._threads import requested_threads
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def resolve_accelerator(accelerator: str) -> str:

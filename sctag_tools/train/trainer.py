@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
-from torch import nn
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm.auto import tqdm
 
+from ..nn.minibatch import Minibatch
+from ..nn.network import Ensemble
 from ..nn.self_training import target_distribution
+from .config import Config
+from .data import TrainingData
 from .distributed import row_shares
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
-    from lightning_fabric import Fabric
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from ..nn.minibatch import Minibatch
-    from ..nn.network import Ensemble
-    from .config import Config
-    from .data import TrainingData
 
 _MIN_PRETRAIN_STEPS = 250  # or until each cell was seen once
 _MAX_CLUSTER_STEPS = 60
