@@ -1,4 +1,4 @@
-"""The lab: run configurations on labelled sets, one CSV row a run, number of clusters given and not given.
+"""The lab: run configurations on labeled sets, one CSV row a run, number of clusters given and not given.
 
     python docs/benchmarks/accuracy.py run DATA_FOLDER --configurations default "no graph" --seeds 5 --jobs 2
     python docs/benchmarks/accuracy.py tables --peers docs/benchmarks/peers.csv

@@ -8,7 +8,7 @@
 query. Scored on the query's cells, number of clusters given: mapped; all cells clustered together; the reference's
 clusters handed on by the rule of `sc.tl.ingest`. "novelty": each class of at least 50 cells is left out of the
 reference of a split in turn, number of clusters not given; AUROC of the novelty for that class among the other query
-cells, and of the distance to the 15th reference neighbour in the reference's PCA. Rows are shuffled and cells renamed
+cells, and of the distance to the 15th reference neighbor in the reference's PCA. Rows are shuffled and cells renamed
 before a run. One CSV row a figure; what the CSV holds is not run again.
 """
 
@@ -62,7 +62,7 @@ def reference_of(adata: ad.AnnData, n_clusters: int | None, seed: int) -> ad.Ann
 
 
 def logged(query: ad.AnnData) -> ad.AnnData:
-    """The query as the reference was normalised."""
+    """The query as the reference was normalized."""
     query = query.copy()
     sc.pp.normalize_total(query, target_sum=1e4)
     sc.pp.log1p(query)
@@ -76,7 +76,7 @@ def positions(query: ad.AnnData, reference: ad.AnnData) -> np.ndarray:
 
 
 def ingested(query: ad.AnnData, reference: ad.AnnData) -> np.ndarray:
-    """Clusters of the reference by the rule of `sc.tl.ingest`: what most of 15 neighbours in its PCA are.
+    """Clusters of the reference by the rule of `sc.tl.ingest`: what most of 15 neighbors in its PCA are.
 
     Called itself, scanpy 1.11 fails with pynndescent 0.7.
     """

@@ -1,4 +1,4 @@
-"""Run the published method, as its code is and with each defect alone, on labelled sets: one CSV row a run.
+"""Run the published method, as its code is and with each defect alone, on labeled sets: one CSV row a run.
 
     OMP_NUM_THREADS=1 python docs/benchmarks/published.py run DATA_FOLDER --sets Pollen Mix_celseq2_5cl
     python docs/benchmarks/published.py table
@@ -31,20 +31,15 @@ import torch
 from scipy import sparse
 
 from sctag_tools import metrics
-from sctag_tools._core.fit import own_torch_state
-from sctag_tools._core.neighbors import find_neighbors
-from sctag_tools._core.published import (
-    PAPER,
-    REFERENCE,
-    PublishedSettings,
-    binary_graph,
-    fit_published,
-    spectral_start,
-)
-from sctag_tools._core.published_losses import ZINBTarget
-from sctag_tools._core.published_net import Adjacency, PublishedNet
-from sctag_tools._core.published_train import FullBatchTrainer
-from sctag_tools._published_recipe import N_NEIGHBORS, published_inputs
+from sctag_tools.neighbors.search import find_neighbors
+from sctag_tools.published.fit import binary_graph, fit_published, spectral_start
+from sctag_tools.published.losses import ZINBTarget
+from sctag_tools.published.net import Adjacency, PublishedNet
+from sctag_tools.published.recipe import N_NEIGHBORS, published_inputs
+from sctag_tools.published.settings import PAPER, REFERENCE, PublishedSettings
+from sctag_tools.published.train import FullBatchTrainer
+from sctag_tools.train.config import Config
+from sctag_tools.train.runtime import own_torch_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,10 +86,9 @@ class Inputs:
         return len(np.unique(self.labels))
 
     def fit(self, settings, **options):
-        return fit_published(
-            self.x, self.distances, self.n_clusters, settings, counts=self.counts, size_factors=self.size_factors,
-            **options,
-        )  # fmt: skip
+        config = Config(n_clusters=self.n_clusters, **options)
+        counts = {"counts": self.counts, "size_factors": self.size_factors}
+        return fit_published(self.x, self.distances, config, settings, **counts)
 
 
 def pretraining_of(method: str) -> tuple[object, ...]:

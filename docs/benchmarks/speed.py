@@ -10,7 +10,7 @@ sctag   `sctag.pp.build_graph` and `sctag.tl.sctag` with default options, number
 leiden  `sc.pp.pca`, `sc.pp.neighbors` (exact: scanpy 1.11 fails with pynndescent 0.7 above 8,192 cells) and
         `sc.tl.leiden` (igraph, two iterations)
 dense   the same networks trained on all cells at once with a dense adjacency; a few steps are timed and scaled to 310
-scvi    `scvi.model.SCVI`, neighbours and Leiden; 20 epochs are timed and scaled to scvi-tools' own default number
+scvi    `scvi.model.SCVI`, neighbors and Leiden; 20 epochs are timed and scaled to scvi-tools' own default number
 
 scvi-tools is no dependency: `pip install --group benchmark`, in an environment of its own if wished (`--scvi-python`).
 """
