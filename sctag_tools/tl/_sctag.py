@@ -116,7 +116,7 @@ def sctag(
         and ``seconds`` by stage, ``device``, ``versions``, and ``model`` (unless ``store_model=False``, and not of the
         published presets).
 
-    A UMAP and colours that belonged to an earlier result of this name are removed.
+    A UMAP and colors that belonged to an earlier result of this name are removed.
 
     Raises
     ------
@@ -202,8 +202,8 @@ def check_call(
         raise ValueError(msg)
     ResultKeys(key_added).require_free(adata)
     config.check_cells(adata.n_obs)
-    batch_index(adata, batch_key)
     if preset == "default":
+        batch_index(adata, batch_key)
         if n_top_genes is not None:
             msg = "n_top_genes is for the published presets only; choose genes with `sc.pp.highly_variable_genes`."
             raise ValueError(msg)
