@@ -1,16 +1,12 @@
 """Checks of option values. Each error names the option, the value received and what is allowed."""
 
-from __future__ import annotations
-
 import numbers
 import secrets
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 
 class AdvisedError(ValueError):

@@ -1,15 +1,10 @@
 """What the user is told: by scanpy's logging, so that ``sc.settings.verbosity`` rules here too, and by warnings."""
 
-from __future__ import annotations
-
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
+from datetime import datetime
 
 
 def info(message: str, *, time: datetime | None = None, deep: str | None = None) -> datetime:

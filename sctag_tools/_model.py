@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,10 +13,9 @@ from ._anndata.access import require_anndata
 from ._anndata.genes import DEFAULT
 from ._anndata.query import Query
 from ._anndata.training_inputs import TrainingInputs
-from ._checks import check_flag, check_name
 from ._keys import GRAPH_KEY
 from ._options import takes_options
-from .train.config import Config, options_of
+from .train.config import Config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._anndata.genes import Default
-    from .io.registry import Registry
+    from .io.model_format import Registry
     from .mapping.placement import Placement
     from .mapping.reference import ReferenceModel
 
@@ -77,11 +75,8 @@ class ScTAG:
         **options: Any,
     ) -> None:
         require_anndata(adata, _CLASS)
-        options["n_clusters"] = n_clusters
-        self._config = Config.from_options(_CLASS, ("clustering", "model"), options)
+        self._config = Config.from_options(_CLASS, ("clustering", "model"), {"n_clusters": n_clusters, **options})
         self._config.check_cells(adata.n_obs)
-        check_flag("check_values", check_values)
-        check_name("neighbors_key", neighbors_key)
         self.adata: AnnData | None = adata
         self._inputs: TrainingInputs | None = TrainingInputs.from_anndata(
             adata, layer=layer, mask_var=mask_var, neighbors_key=neighbors_key, batch_key=batch_key,
@@ -90,11 +85,10 @@ class ScTAG:
         self._trained: tuple[ReferenceModel, Registry] | None = None
 
     def __repr__(self) -> str:
-        if self._trained is not None:
-            model = self.reference
-            return f"ScTAG: {model.n_clusters} clusters of {len(model.cells)} cells, {model.n_genes} genes"
-        shape = (0, 0) if self._inputs is None else self._inputs.counts.shape
-        return f"ScTAG, not trained: {shape[0]} cells, {shape[1]} genes"
+        if self._trained is None and self._inputs is not None:
+            return "ScTAG, not trained: {} cells, {} genes".format(*self._inputs.counts.shape)
+        model = self.reference
+        return f"ScTAG: {model.n_clusters} clusters of {len(model.cells)} cells, {model.n_genes} genes"
 
     @takes_options("training", "runtime")
     def train(self, *, max_epochs: int | None = None, **options: Any) -> None:
@@ -120,8 +114,7 @@ class ScTAG:
                 msg = "max_epochs and pretrain_epochs are two names of one option; give one of them."
                 raise TypeError(msg)
             options["pretrain_epochs"] = max_epochs
-        own = {option.name: getattr(self._config, option.name) for option in options_of("clustering", "model")}
-        config = replace(Config.from_options(f"{_CLASS}.train", ("training", "runtime"), options), **own)
+        config = Config.from_options(f"{_CLASS}.train", ("training", "runtime"), options, base=self._config)
         self.train_with_config(config)
 
     def train_with_config(self, config: Config) -> None:
@@ -133,15 +126,9 @@ class ScTAG:
         config.check_cells(len(inputs.totals))
         from .train.launch import fit_alone_or_in_processes  # torch and PyG load in there
 
-        result = fit_alone_or_in_processes(
-            config,
-            counts=inputs.counts,
-            totals=inputs.totals,
-            connectivities=inputs.connectivities,
-            batch_index=inputs.batch_index,
-            neighbor_settings=inputs.neighbor_settings(),
-            progress=config.progress_bar and logg.verbosity() > 0,
-        )
+        arrays = {name: getattr(inputs, name) for name in ("counts", "totals", "connectivities", "batch_index")}
+        progress, settings = config.progress_bar and logg.verbosity() > 0, inputs.neighbor_settings()
+        result = fit_alone_or_in_processes(config, **arrays, neighbor_settings=settings, progress=progress)
         logg.warn_of_fewer_clusters(config.n_clusters, result.n_clusters)
         if result.reference is not None:  # there is one wherever neighbor settings are given
             self._trained = result.reference, inputs.registry(config, result)
@@ -208,12 +195,7 @@ class ScTAG:
         return np.asarray(np.array(self.clusters)[proba.to_numpy().argmax(axis=1)])
 
     def place(
-        self,
-        adata: AnnData,
-        *,
-        layer: str | None = None,
-        use_rep: str | None = None,
-        check_values: bool = True,
+        self, adata: AnnData, *, layer: str | None = None, use_rep: str | None = None, check_values: bool = True
     ) -> tuple[Placement, Query]:
         """What :func:`sctag_tools.tl.map_query` writes, as arrays, and how the query was read."""
         model, registry = self._require_trained()
@@ -221,10 +203,8 @@ class ScTAG:
 
         require_anndata(adata, _CLASS)
         query = Query.from_anndata(adata, model, registry, layer=layer, use_rep=use_rep, check_values=check_values)
-        placement = place_cells(
-            model, query.counts, query.totals, query.measured, query.batch_index, query.representation
-        )
-        return placement, query
+        arrays = query.counts, query.totals, query.measured, query.batch_index, query.representation
+        return place_cells(model, *arrays), query
 
     def save(self, dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model into a folder: ``model.safetensors`` and ``model.json``, which hold no code.
@@ -239,16 +219,15 @@ class ScTAG:
         RuntimeError
             If the model is not trained.
         """
-        model, registry = self._require_trained()
-        from .io import model_folder
-        from .io.model_format import pack
+        trained = self._require_trained()
+        from .io import model_folder, model_format
 
         folder = model_folder.check_model_folder(dir_path, overwrite=overwrite)
-        model_folder.write(folder, *pack(model, registry))
+        model_folder.write(folder, *model_format.pack(*trained))
 
     def to_uns(self) -> dict[str, Any]:
         """What ``adata.uns["sctag"]["model"]`` holds, for :meth:`from_anndata`."""
-        from .io.model_anndata import to_uns
+        from .io.model_format import to_uns
 
         return to_uns(*self._require_trained())
 
@@ -270,10 +249,9 @@ class ScTAG:
         ValueError
             If the files are damaged or of a newer version, or ``adata`` holds other cells.
         """
-        from .io import model_folder
-        from .io.model_format import unpack
+        from .io import model_folder, model_format
 
-        trained = unpack(*model_folder.read(Path(dir_path)))
+        trained = model_format.unpack(*model_folder.read(Path(dir_path)))
         if adata is not None:
             require_anndata(adata, f"{_CLASS}.load")
             if adata.obs_names.astype(str).tolist() != trained[1].obs_names:
@@ -292,10 +270,10 @@ class ScTAG:
         ValueError
             If what is kept is damaged.
         """
-        from .io.model_anndata import from_anndata
+        from .io.model_format import from_uns
 
         require_anndata(adata, f"{_CLASS}.from_anndata")
-        return cls._from_trained(from_anndata(adata, key), None)
+        return cls._from_trained(from_uns(adata, key), None)
 
     @classmethod
     def from_reference(cls, reference: AnnData | ScTAG | str | os.PathLike[str], key: str = "sctag") -> ScTAG:

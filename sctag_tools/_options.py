@@ -1,21 +1,15 @@
 """Show the options of :class:`.train.config.Config` where users read: in signatures and docstrings."""
 
-from __future__ import annotations
-
 import inspect
 import textwrap
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from dataclasses import Field
+from typing import Any, TypeVar
 
 from . import _types
-from .train.config import options_of
+from .train.config import Group, options_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from dataclasses import Field
-
-    from .train.config import Group
-
-Documented = TypeVar("Documented", bound="Callable[..., Any]")
+Documented = TypeVar("Documented", bound=Callable[..., Any])
 _WIDTH = 112
 
 
@@ -62,14 +56,9 @@ def _readable(annotation: Any) -> Any:
 
 def _with_texts(docstring: str, groups: tuple[Group, ...]) -> str:
     """Replace ``{name}`` by the entry of one option, and ``{options}`` by those of all others of these groups."""
-    entries = {option.name: _entry(option) for option in options_of(*groups)}
+    text = textwrap.TextWrapper(_WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    entries = {one.name: f"    {one.name}\n{text.fill(one.metadata['text'])}\n" for one in options_of(*groups)}
     for name in [*entries]:
         if f"    {{{name}}}\n" in docstring:
             docstring = docstring.replace(f"    {{{name}}}\n", entries.pop(name))
     return docstring.replace("    {options}\n", "".join(entries.values()))
-
-
-def _entry(option: Field[Any]) -> str:
-    """One parameter in numpydoc's form."""
-    text = textwrap.fill(option.metadata["text"], _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    return f"    {option.name}\n{text}\n"

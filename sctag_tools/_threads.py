@@ -1,13 +1,8 @@
 """Keep the user's thread counts while libraries run that change them."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def requested_threads() -> int | None:

@@ -1,57 +1,31 @@
-"""Small data, a comparison of whole AnnData objects, and a quiet scanpy for every test."""
+"""Small data, short runs, and comparisons of whole AnnData objects."""
 
 from __future__ import annotations
 
-import os
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("agg")
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # or the number of threads, and rounding, would depend on what else runs
-
 import anndata as ad
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
+import torch
 from anndata import AnnData
 from scipy import sparse
 
 import sctag_tools as sctag
+from sctag_tools._keys import ResultKeys
 
 REAL_SETS = Path(__file__).resolve().parents[2] / "shared" / "data"
 N_CELLS, N_GENES, N_GROUPS = 150, 120, 3
 SHORT = {"pretrain_epochs": 3, "cluster_epochs": 2, "progress_bar": False}
 
-# What other packages warn about on being imported or called; nothing of ours goes through any of these.
-THIRD_PARTY_WARNINGS = [
-    # torch.jit.script, which torch_geometric 2.8 calls on import
-    "ignore:`torch.jit.*` is deprecated:DeprecationWarning",
-    # scanpy 1.11 colours missing values in the way that matplotlib 3.11 is about to drop
-    "ignore:The set_bad function will be deprecated:PendingDeprecationWarning",
-]
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    for line in THIRD_PARTY_WARNINGS:
-        config.addinivalue_line("filterwarnings", line)
-
-
-@pytest.fixture(autouse=True)
-def _quiet_scanpy() -> Iterator[None]:
-    before = sc.settings.verbosity, sc.settings.logfile, sc.settings.autoshow
-    sc.settings.verbosity = 0
-    yield
-    sc.settings.verbosity, sc.settings.logfile, sc.settings.autoshow = before
-    plt.close("all")
-
-
-def _blobs() -> AnnData:
+@pytest.fixture(scope="session")
+def _blobs_once() -> AnnData:
     """Negative binomial counts of three groups in random order; each group has 25 genes of its own."""
     rng = np.random.default_rng(7)
     groups = rng.permutation(np.repeat(np.arange(N_GROUPS), [70, 50, 30]))
@@ -60,17 +34,12 @@ def _blobs() -> AnnData:
         means[group, 25 * group : 25 * (group + 1)] = 9.0
     depth = rng.lognormal(0, 0.3, size=(N_CELLS, 1))
     counts = rng.poisson(rng.gamma(2.0, means[groups] * depth / 2.0))
-    obs = pd.DataFrame(
-        {"group": pd.Categorical([f"g{group}" for group in groups])}, index=[f"c{i}" for i in range(150)]
-    )
+    obs = {"group": pd.Categorical([f"g{group}" for group in groups])}
     return AnnData(
-        sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=pd.DataFrame(index=[f"x{i}" for i in range(120)])
+        sparse.csr_matrix(counts, dtype=np.float32),
+        obs=pd.DataFrame(obs, index=[f"c{i}" for i in range(N_CELLS)]),
+        var=pd.DataFrame(index=[f"x{i}" for i in range(N_GENES)]),
     )
-
-
-@pytest.fixture(scope="session")
-def _blobs_once() -> AnnData:
-    return _blobs()
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +119,40 @@ def real_sets() -> Path:
     if not REAL_SETS.is_dir():
         pytest.skip(f"the development data are not at {REAL_SETS}")
     return REAL_SETS
+
+
+@pytest.fixture
+def drop_result() -> Callable[[AnnData, str], None]:
+    """Removes all slots of a result, each of which must be there (the novelty if it was mapped)."""
+
+    def drop(adata: AnnData, key: str = "sctag") -> None:
+        keys = ResultKeys(key)
+        columns = [keys.clusters, keys.confidence, *([keys.novelty] if "mapped_to" in adata.uns[key] else [])]
+        for part, names in {"obs": columns, "obsm": [keys.latent, keys.proba], "uns": [key]}.items():
+            slot = getattr(adata, part)
+            for name in names:
+                del slot[name]
+
+    return drop
+
+
+@pytest.fixture
+def own_random_states() -> Callable[[], AbstractContextManager[None]]:
+    """A block that starts with the user's own random states, after which they have not moved."""
+
+    def states() -> list[Any]:
+        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # noqa: NPY002
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        torch.manual_seed(5)
+        before = states()
+        yield
+        assert states() == before
+
+    return block
 
 
 def _same(a: Any, b: Any, where: str) -> None:

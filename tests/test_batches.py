@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from anndata import AnnData
-from sklearn.neighbors import NearestNeighbors
 
 import sctag_tools as sctag
 from sctag_tools._core.inputs import Scaling, log_expression
-from sctag_tools._core.neighbors import find_neighbors_across, levelled
 
 
 @pytest.fixture
@@ -21,46 +19,6 @@ def batched():
     adata = AnnData(rng.poisson(rates).astype(np.float32))
     adata.obs["group"], adata.obs["donor"] = group.astype(str), np.array(["a", "b"])[batch]
     return adata
-
-
-def test_neighbours_are_the_nearest_of_each_batch():
-    rng = np.random.default_rng(0)
-    x, batches = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, 60)
-    found = find_neighbors_across(x, batches, 8, metric="euclidean", random_state=0)
-    assert found.indices.shape == (60, 1 + 3 * 3)  # 7 others in three shares, rounded up
-    np.testing.assert_array_equal(found.indices[:, 0], np.arange(60))
-    assert (np.diff(found.distances, axis=1) >= 0).all()
-    for batch in range(3):
-        members = np.flatnonzero(batches == batch)
-        theirs = members[NearestNeighbors(n_neighbors=4).fit(x[members]).kneighbors(x, return_distance=False)]
-        for cell in range(60):
-            expected = [other for other in theirs[cell] if other != cell][:3]
-            ours = found.indices[cell, 1:]
-            assert set(ours[batches[ours] == batch]) == set(expected)
-
-
-@pytest.mark.slow  # compiles pynndescent's query for a minute
-def test_approximate_search_finds_them_too():
-    rng = np.random.default_rng(0)
-    x, batches = rng.normal(size=(300, 5)).astype(np.float32), rng.integers(0, 2, 300)
-    options = {"metric": "euclidean", "random_state": 0}
-    one, other = (find_neighbors_across(x, batches, 11, exact=exact, **options) for exact in (True, False))
-    same = [len(set(a) & set(b)) for a, b in zip(one.indices, other.indices, strict=True)]
-    assert np.mean(same) > 0.95 * 11
-
-
-def test_levelled_distances_start_at_zero_in_each_batch():
-    rng = np.random.default_rng(0)
-    x, batches = rng.normal(size=(40, 3)).astype(np.float32), np.tile([0, 1], 20)
-    x[batches == 1] += 50
-    found = find_neighbors_across(x, batches, 9, metric="euclidean", random_state=0)
-    level = levelled(found, batches)
-    np.testing.assert_array_equal(np.sort(level.indices), np.sort(found.indices))
-    np.testing.assert_array_equal(level.indices[:, 0], np.arange(40))
-    assert (np.diff(level.distances, axis=1) >= 0).all()  # UMAP takes the first for the nearest
-    for batch in (0, 1):
-        inside = batches[level.indices[:, 1:]] == batch
-        assert np.where(inside, level.distances[:, 1:], np.inf).min(axis=1).max() == 0
 
 
 def test_expression_is_centred_within_batches(batched):
@@ -88,16 +46,6 @@ def test_batches_are_left_out_of_the_clusters(batched, likelihood):
     assert groups["within"] > 0.9
     assert batched.uns["within"]["params"]["batch_key"] == "donor"
     assert batched.uns["sctag_neighbors"]["params"]["batch_key"] == "donor"
-
-
-def test_a_small_batch_gives_what_it_has():
-    rng = np.random.default_rng(0)
-    x, batches = rng.normal(size=(60, 4)).astype(np.float32), np.repeat([0, 1, 2], [55, 4, 1])
-    found = find_neighbors_across(x, batches, 19, metric="euclidean", random_state=0)
-    assert found.indices.shape == (60, 1 + 6 + 3)  # a cell alone in its batch has no other there to give
-    given = batches[found.indices[:, 1:]]
-    assert ((given == 0).sum(axis=1) == 6).all()
-    assert ((given == 1).sum(axis=1) == 3).all()
 
 
 def test_a_batch_too_small_to_be_centred_is_named(batched, short):

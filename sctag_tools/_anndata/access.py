@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .. import _logging as logg
+from .._checks import check_flag
 from .blocks import is_in_memory
 
 if TYPE_CHECKING:
@@ -24,18 +25,20 @@ def require_anndata(adata: object, function: str) -> None:
         raise TypeError(msg)
 
 
+def require_writable(adata: AnnData, function: str, *, copy: bool) -> None:
+    """The same, TypeError if ``copy`` is no flag, and NotImplementedError for copies and views of backed data."""
+    require_anndata(adata, function)
+    check_flag("copy", copy)
+    if adata.isbacked and (copy or adata.is_view):
+        what = "A copy" if copy else "A view"
+        msg = f"{what} of a backed AnnData cannot hold results; call `adata = adata.to_memory()` first."
+        raise NotImplementedError(msg)
+
+
 def require_in_memory(adata: AnnData, function: str) -> None:
     """Raise NotImplementedError for data on disk or in dask, naming the call that helps."""
     if not all(matrix is None or is_in_memory(matrix) for matrix in (adata.X, *adata.layers.values())):
         msg = f"{function} reads all cells in memory; call `adata = adata.to_memory()` first."
-        raise NotImplementedError(msg)
-
-
-def require_writable(adata: AnnData, *, copy: bool) -> None:
-    """Raise NotImplementedError for copies and views of backed data, which cannot hold results."""
-    if adata.isbacked and (copy or adata.is_view):
-        what = "A copy" if copy else "A view"
-        msg = f"{what} of a backed AnnData cannot hold results; call `adata = adata.to_memory()` first."
         raise NotImplementedError(msg)
 
 
@@ -44,8 +47,7 @@ def working_copy(adata: AnnData, *, copy: bool) -> AnnData:
     if copy:
         return adata.copy()
     if adata.is_view:
-        msg = "Received a view of an AnnData; it becomes an actual copy when the results are written."
-        logg.warn(msg)
+        logg.warn("Received a view of an AnnData; it becomes an actual copy when the results are written.")
     return adata
 
 

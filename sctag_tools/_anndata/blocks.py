@@ -1,17 +1,12 @@
 """Matrices in memory, on disk or in dask, read a block of rows at a time. A matrix in memory is one block."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
 # log1p of anything countable stays below this (log2 of a million is 20); corrected counts of whole cells exceed it.
 _MAX_LOG = 20.0
@@ -60,6 +55,11 @@ def columns_and_totals(matrix: Any, columns: NDArray[np.integer]) -> tuple[spars
     return chosen[0] if len(chosen) == 1 else sparse.vstack(chosen, format="csr"), np.concatenate(totals)
 
 
+def place_columns(x: sparse.csr_matrix, columns: NDArray[np.integer], n_columns: int) -> sparse.csr_matrix:
+    """The columns of ``x`` in these places of a matrix of ``n_columns``."""
+    return sparse.csr_matrix((x.data, columns[x.indices], x.indptr), shape=(x.shape[0], n_columns))
+
+
 @dataclass(frozen=True)
 class Values:
     """Properties of the stored values of a matrix; implicit zeros do not matter."""
@@ -70,18 +70,15 @@ class Values:
     whole: bool
 
     @classmethod
-    def from_matrix(cls, matrix: Any) -> Values:
+    def from_matrix(cls, matrix: Any) -> Self:
         """Read all of the matrix."""
-        of_blocks = [cls._from_array(_stored(block)) for block in row_blocks(matrix)]
-        return cls(
-            finite=all(block.finite for block in of_blocks),
-            least=min((block.least for block in of_blocks), default=0),
-            largest=max((block.largest for block in of_blocks), default=0),
-            whole=all(block.whole for block in of_blocks),
-        )
+        blocks = [cls._from_block(block) for block in row_blocks(matrix)]
+        least, largest = min((one.least for one in blocks), default=0), max((one.largest for one in blocks), default=0)
+        return cls(all(one.finite for one in blocks), least, largest, all(one.whole for one in blocks))
 
     @classmethod
-    def _from_array(cls, stored: NDArray[Any]) -> Values:
+    def _from_block(cls, block: Any) -> Self:
+        stored = np.ravel(block.data if sparse.issparse(block) else np.asarray(block))
         finite = stored.dtype.kind in "bui" or bool(np.isfinite(stored).all())
         whole = stored.dtype.kind in "bui" or (finite and bool((stored == np.floor(stored)).all()))
         return cls(finite, float(stored.min(initial=0)), float(stored.max(initial=0)), whole)
@@ -95,7 +92,3 @@ class Values:
     def are_unlogged(self) -> bool:
         """Whether they are raw or corrected counts: neither logged nor scaled."""
         return self.are_counts or (self.finite and self.least >= 0 and self.largest >= _MAX_LOG)
-
-
-def _stored(matrix: Any) -> NDArray[Any]:
-    return np.ravel(matrix.data if sparse.issparse(matrix) else np.asarray(matrix))

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _logging as logg
-from .._checks import AdvisedError
+from .._checks import AdvisedError, check_flag
 from .blocks import Values
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
-
-_KEEP_COUNTS = "adata.layers['counts'] = adata.X.copy()"
 
 
 def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tuple[Any, str]:
@@ -23,6 +21,7 @@ def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tup
     The given layer; else X if it holds counts; else ``layers["counts"]`` if there is one; else X, whose fractions may
     be corrected counts. Raises ValueError for anything that no count likelihood can be fitted to.
     """
+    check_flag("check_values", check_values)
     matrix, name = _choose_matrix(adata, layer)
     if check_values:
         _check_counts(adata, matrix, name)
@@ -56,23 +55,20 @@ def _check_counts(adata: AnnData, matrix: object, name: str) -> None:
         return
     is_logged = name == "X" and "log1p" in adata.uns
     if is_logged or not values.are_unlogged:
-        raise _no_counts(adata, f"{where} looks log-normalised, raw counts are needed.", may_skip=True)
-    msg = f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM)."
-    logg.warn(msg)
+        raise _no_counts(adata, f"{where} looks log-normalized, raw counts are needed.", may_skip=True)
+    logg.warn(f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM).")
 
 
 def _no_counts(adata: AnnData, problem: str, *, may_skip: bool = False) -> AdvisedError:
     """The error for values that no count likelihood can be fitted to, with the way to where the counts are."""
     if adata.raw is not None and Values.from_matrix(adata.raw.X).are_counts:
         problem = f"{problem} adata.raw holds counts of the same cells:"
-        call = "adata.raw.to_adata()"
-        command = f"in Python, `{call}.write_h5ad('counts.h5ad')` writes a file of them."
-        return _advised(problem, f"`adata = {call}` takes them.", command, may_skip=may_skip)
-    advice = f"Keep the raw counts before normalising, `{_KEEP_COUNTS}`, or name their layer with"
-    return _advised(problem, f"{advice} `layer=`.", f"{advice} `--layer`.", may_skip=may_skip)
-
-
-def _advised(problem: str, python: str, command: str, *, may_skip: bool) -> AdvisedError:
+        python = "`adata = adata.raw.to_adata()` takes them."
+        command = "in Python, `adata.raw.to_adata().write_h5ad('counts.h5ad')` writes a file of them."
+    else:
+        keep = "adata.layers['counts'] = adata.X.copy()"
+        advice = f"Keep the raw counts before normalizing, `{keep}`, or name their layer with"
+        python, command = f"{advice} `layer=`.", f"{advice} `--layer`."
     if may_skip:
         python += " `check_values=False` skips this check."
         command += " `--no-check-values` skips this check."

@@ -31,15 +31,12 @@ DEFAULT: Final = Default.token
 def select_genes(adata: AnnData, mask_var: NDArray[np.bool_] | str | Default | None) -> tuple[NDArray[np.bool_], str]:
     """Boolean mask (n_vars,) and its name for the record."""
     if mask_var is DEFAULT:
-        if "highly_variable" not in adata.var:
-            if adata.n_vars > _MANY_GENES:
-                msg = (
-                    f"All {adata.n_vars} genes are used, which is slow and noisy; "
-                    "run `sc.pp.highly_variable_genes(adata, n_top_genes=2000)` first, or pass `mask_var=None`."
-                )
-                logg.warn(msg)
-            return np.ones(adata.n_vars, dtype=bool), "all"
-        mask_var = "highly_variable"
+        mask_var = "highly_variable" if "highly_variable" in adata.var else None
+        if mask_var is None and adata.n_vars > _MANY_GENES:
+            logg.warn(
+                f"All {adata.n_vars} genes are used, which is slow and noisy; run "
+                "`sc.pp.highly_variable_genes(adata, n_top_genes=2000)` first, or pass `mask_var=None`."
+            )
     if mask_var is None:
         return np.ones(adata.n_vars, dtype=bool), "all"
     if isinstance(mask_var, str):

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from .. import _logging as logg
 from .._checks import AdvisedError
-from .blocks import columns_and_totals
+from .blocks import columns_and_totals, place_columns
 from .counts import find_counts
-from .representation import get_representation
+from .graph import get_representation
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+    from scipy import sparse
 
-    from ..io.registry import Registry
+    from ..io.model_format import Registry
     from ..mapping.reference import ReferenceModel
 
 _MIN_GENE_SHARE = 0.5  # of the model's genes
@@ -59,7 +59,7 @@ class Query:
         columns = _gene_columns(adata, registry.var_names)
         measured = columns >= 0
         chosen, totals = columns_and_totals(matrix, columns[measured])
-        counts = _in_model_order(chosen, measured)
+        counts = place_columns(chosen, np.flatnonzero(measured), len(measured))
         return cls(
             counts=counts,
             totals=_comparable_totals(totals, counts, float(model.gene_proportions[measured].sum())),
@@ -100,13 +100,6 @@ def _too_few_genes(adata: AnnData, genes: list[str], columns: NDArray[np.int64])
     if len(others):  # names that both have would show no difference
         problem = f"{problem} Only the model has names like {genes[columns.argmin()]!r}, only the query {others[0]!r}."
     return AdvisedError(problem, "A query keeps all its genes; do not choose highly variable ones in it.")
-
-
-def _in_model_order(chosen: sparse.csr_matrix, measured: NDArray[np.bool_]) -> sparse.csr_matrix:
-    """Columns of the measured genes in their places among all genes of the model."""
-    places = np.flatnonzero(measured)
-    shape = (chosen.shape[0], len(measured))
-    return sparse.csr_matrix((chosen.data, places[chosen.indices], chosen.indptr), shape=shape)
 
 
 def _comparable_totals(

@@ -10,13 +10,11 @@ import numpy as np
 from .. import _logging as logg
 from .._keys import GRAPH_KEY
 from .._types import Metric
-from ..io.registry import Registry
 from .batches import batch_categories, batch_index
 from .blocks import columns_and_totals
 from .counts import check_totals, find_counts
 from .genes import select_genes
-from .graph import get_graph
-from .representation import get_representation
+from .graph import get_graph, get_representation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from ..io.model_format import Registry
     from ..mapping.reference import NeighborSettings
     from ..train.config import Config
     from ..train.result import FitResult
@@ -64,14 +63,12 @@ class TrainingInputs:
     ) -> TrainingInputs:
         """Read from ``adata``, which stays as it is."""
         connectivities = get_graph(adata, neighbors_key, "connectivities")
-        _warn_of_isolated_cells(connectivities, neighbors_key)
         genes, mask_name = select_genes(adata, mask_var)
         batches = batch_index(adata, batch_key)
-        _warn_of_duplicate_genes(adata)
         matrix, source = find_counts(adata, layer, check_values=check_values)
         counts, totals = columns_and_totals(matrix, np.flatnonzero(genes))
         check_totals(totals)
-        _warn_of_cells_without_counts(counts)
+        _warn_of_cells_and_genes(adata, connectivities, neighbors_key, counts)
         graph_params = dict(adata.uns[neighbors_key].get("params", {}))
         _compare_batch_keys(graph_params, neighbors_key, None if batches is None else batch_key)
         if batches is not None:
@@ -96,13 +93,10 @@ class TrainingInputs:
             },
         )
 
-    @property
-    def use_rep(self) -> str | None:
-        """Name of the representation, None where neighbors are found from the genes."""
-        return None if self.representation is None else str(self.graph_params["use_rep"])
-
     def registry(self, config: Config, result: FitResult) -> Registry:
         """The names, with the record of a run on these inputs."""
+        from ..io.model_format import Registry  # loads torch
+
         params = {
             "preset": "default",
             "n_clusters_given": config.n_clusters is not None,
@@ -110,9 +104,9 @@ class TrainingInputs:
             **config.record(),
             "n_clusters": result.n_clusters,
         }
-        return Registry(
-            self.var_names, self.obs_names, self.batch_categories, self.batch_key, self.use_rep, result.record(params)
-        )
+        use_rep = None if self.representation is None else str(self.graph_params["use_rep"])
+        names = self.var_names, self.obs_names, self.batch_categories
+        return Registry(*names, batch_key=self.batch_key, use_rep=use_rep, run=result.record(params))
 
     def neighbor_settings(self) -> NeighborSettings:
         """How new cells will find their neighbors: as the graph was built."""
@@ -134,25 +128,26 @@ def _representation(adata: AnnData, graph_params: dict[str, Any]) -> NDArray[np.
     return np.ascontiguousarray(x[:, : graph_params.get("n_pcs", x.shape[1])], dtype=np.float32)
 
 
-def _warn_of_isolated_cells(connectivities: sparse.csr_matrix, neighbors_key: str) -> None:
+def _warn_of_cells_and_genes(
+    adata: AnnData, connectivities: sparse.csr_matrix, neighbors_key: str, counts: sparse.csr_matrix
+) -> None:
     n_isolated = int((np.diff(connectivities.indptr) == 0).sum())
-    if n_isolated > _MAX_ISOLATED_SHARE * connectivities.shape[0]:
+    if n_isolated > _MAX_ISOLATED_SHARE * adata.n_obs:
         logg.warn(
-            f"{n_isolated} of {connectivities.shape[0]} cells have no neighbor in the graph {neighbors_key!r}. If it "
-            "was built before adata was subset to these cells, build it again."
+            f"{n_isolated} of {adata.n_obs} cells have no neighbor in the graph {neighbors_key!r}. If it was built "
+            "before adata was subset to these cells, build it again."
         )
-
-
-def _warn_of_duplicate_genes(adata: AnnData) -> None:
     if not adata.var_names.is_unique:
         logg.warn(
             "Some names in adata.var_names occur twice. New cells cannot be mapped to this run, since their genes are "
             "matched by name; call `adata.var_names_make_unique()` first."
         )
+    n_empty = int((np.asarray(counts.sum(axis=1)).ravel() <= 0).sum())
+    if n_empty:
+        logg.warn(f"{n_empty} cells have no counts in the chosen genes; only their graph neighbors place them.")
 
 
 def _warn_of_small_batches(batches: pd.Series) -> None:
-    """Warn of batches with few cells: their mean, which is subtracted, is made of few others."""
     sizes = batches.astype(str).value_counts()
     small = sizes[sizes < _MIN_BATCH_CELLS]
     if len(small):
@@ -174,12 +169,3 @@ def _compare_batch_keys(graph_params: dict[str, Any], neighbors_key: str, batch_
         f"The graph was built with {graph}, and this run has {run}: batches may stay apart. Give both calls the same "
         "`batch_key=`."
     )
-
-
-def _warn_of_cells_without_counts(counts: sparse.csr_matrix) -> None:
-    n_empty = int((np.asarray(counts.sum(axis=1)).ravel() <= 0).sum())
-    if n_empty:
-        logg.warn(
-            f"{n_empty} cells have no counts in the chosen genes; they will be clustered from their graph neighbors "
-            "only."
-        )

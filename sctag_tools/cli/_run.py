@@ -117,7 +117,7 @@ def _preprocess(adata: AnnData, n_top_genes: int, random_state: int | None) -> N
     sc.pp.log1p(adata)
     with warnings.catch_warnings():  # fewer genes than wanted may vary
         warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
-        sc.pp.highly_variable_genes(adata, n_top_genes=min(n_top_genes, adata.n_vars))
+        sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
     n_genes = int(adata.var["highly_variable"].sum())
     sc.pp.pca(adata, n_comps=max(1, min(_MAX_PCS, adata.n_obs - 1, n_genes - 1)), random_state=random_state)
 

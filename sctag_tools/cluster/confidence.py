@@ -1,11 +1,11 @@
 """How sure the cluster of each cell is, from smaller clusterings of the same partitions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.isotonic import IsotonicRegression
 
 from .tree import CoassociationTree
 
@@ -50,8 +50,6 @@ def cell_confidence(
     they are to another cluster, but is no share of anything, so isotonic regression puts it on the scale of the first.
     Our own.
     """
-    from sklearn.isotonic import IsotonicRegression
-
     stays = (1 - _STRICT_WEIGHT) * agreement(labels, replicates.finer)
     stays += _STRICT_WEIGHT * strict_agreement(labels, replicates.same_number)
     closeness = proba.max(axis=1).astype(np.float64)
@@ -76,8 +74,6 @@ def strict_agreement(labels: NDArray[np.int64], others: NDArray[np.int64]) -> ND
 
     Cells of a cluster that another clustering splits, or joins to a larger one, have then left it in part.
     """
-    from scipy.optimize import linear_sum_assignment
-
     kept = np.zeros(len(labels))
     for other in others:
         shared = _shared_cells(other, labels)

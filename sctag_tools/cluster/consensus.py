@@ -1,7 +1,5 @@
 """One clustering from the latents of all networks: partitions, their tree, and where to cut it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

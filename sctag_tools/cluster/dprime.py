@@ -1,7 +1,5 @@
 """How far two groups of cells lie apart, in a direction found on cells that do not measure it."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +7,7 @@ _RIDGE = 1e-2  # of the mean variance, added to the covariance
 _MIN_CELLS = 4
 _MAX_CELLS = 2_000  # of a group that are looked at
 _MAX_DPRIME = 1e6
+_MIN_SHARE = 1e-4
 
 
 def cross_fitted_dprime(left: NDArray[np.floating], right: NDArray[np.floating], rng: np.random.Generator) -> float:
@@ -42,6 +41,23 @@ def cross_fitted_dprime(left: NDArray[np.floating], right: NDArray[np.floating],
     one, other = (np.concatenate(parts) for parts in projected)
     gap, std = max(float(one.mean() - other.mean()), 0.0), float(np.sqrt((one.var() + other.var()) / 2))
     return min(gap / std, _MAX_DPRIME) if std > 0 else _MAX_DPRIME * (gap > 0)
+
+
+def gaussian_dprime(share: float) -> float:
+    """D' of the two sides of one Gaussian that is cut in two, the smaller with this ``share``; the null of a split.
+
+    From the moments of truncated normals: 2.65 for a half, 2.94 for a tenth, 3.75 for a hundredth.
+    """
+    from scipy.stats import norm
+
+    share = min(max(share, _MIN_SHARE), 0.5)
+    cut = norm.ppf(share)
+    means, variances = [], []
+    for sign, p in ((-1, share), (1, 1 - share)):
+        hazard = norm.pdf(cut) / p
+        means.append(sign * hazard)
+        variances.append(1 + sign * cut * hazard - hazard**2)
+    return float((means[1] - means[0]) / np.sqrt(np.mean(variances)))
 
 
 def dprime_standard_error(dprime: float, n_left: int, n_right: int) -> float:

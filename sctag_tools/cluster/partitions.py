@@ -5,20 +5,18 @@ fifth of the cells that is left out. Cells are first gathered into a few hundred
 grow with the number of cells, not with its square.
 """
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from ..train.config import MAX_CLUSTERS
 
 _N_PARTITIONS = 300
-_MIN_K, _MAX_K = 2, 30  # clusters of a partition, drawn log-uniformly
+_MIN_K, _MAX_K = 2, 100  # clusters of a partition, drawn log-uniformly
 _SUBSAMPLE = 0.8  # share of the groups that a partition sees
 _N_GROUPS = MAX_CLUSTERS  # a cluster is made of whole groups
 
@@ -59,18 +57,7 @@ def _kmeans(
     sample_weight: NDArray[np.integer] | None,
     max_iter: int = 300,
 ) -> KMeans:
-    from sklearn.cluster import KMeans
-
-    with _duplicates_allowed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct cells than clusters
         model = KMeans(k, n_init=1, max_iter=max_iter, random_state=int(rng.integers(2**31)))
         return model.fit(x, sample_weight=sample_weight)
-
-
-@contextmanager
-def _duplicates_allowed() -> Iterator[None]:
-    """Fewer distinct cells than clusters are no cause for sklearn's warning."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield

@@ -4,11 +4,10 @@ Evidence accumulation (Fred & Jain 2005): how often two cells share a cluster ov
 kinship than any single partition.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from .partitions import small_groups
 
 _N_SKETCH = 40  # dimensions of the random projection in which leaves are found
 _SIZE_POWER = 0.1
+_TINY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,10 @@ class CoassociationTree:
     leaf: NDArray[np.int64]  # (n_cells,) leaf of each cell
     children: NDArray[np.int64]  # (n_leaves - 1, 2)
     coassociation: NDArray[np.float64]  # (n_leaves - 1,) share of partitions that keep the two together, over cells
+    cohesion: NDArray[np.float64]  # (n_leaves,) share of partitions that keep two cells of a leaf together
 
     @classmethod
-    def from_partitions(cls, labels: NDArray[np.int32], rng: np.random.Generator) -> CoassociationTree:
+    def from_partitions(cls, labels: NDArray[np.int32], rng: np.random.Generator) -> Self:
         """The tree of partitions (n_partitions, n_cells), by average linkage over cells."""
         sketch = np.zeros((labels.shape[1], _N_SKETCH), dtype=np.float32)
         for row in labels:
@@ -39,7 +40,7 @@ class CoassociationTree:
         return cls.from_leaves(labels, small_groups(sketch, rng))
 
     @classmethod
-    def from_leaves(cls, labels: NDArray[np.int32], leaf: NDArray[np.int64]) -> CoassociationTree:
+    def from_leaves(cls, labels: NDArray[np.int32], leaf: NDArray[np.int64]) -> Self:
         """The tree above these leaves (n_cells,)."""
         sizes = np.bincount(leaf).astype(np.float64)
         together = np.zeros((len(sizes), len(sizes)))
@@ -48,17 +49,31 @@ class CoassociationTree:
             shared = np.bincount(leaf * k + row, minlength=len(sizes) * k)
             share = shared.reshape(len(sizes), k) / sizes[:, None]
             together += share @ share.T
-        children, coassociation = _average_linkage(together / len(labels), sizes)
-        return cls(leaf, children, coassociation)
+        together /= len(labels)
+        itself = sizes / np.maximum(sizes * (sizes - 1), 1)  # pairs of a cell with itself do not count
+        cohesion = together.diagonal() * sizes * itself - itself
+        children, coassociation = _average_linkage(together, sizes)
+        return cls(leaf, children, coassociation, cohesion)
 
     @property
     def n_leaves(self) -> int:
         """Number of leaves."""
         return len(self.children) + 1
 
-    def coassociation_of(self, node: int) -> float:
-        """Share of partitions that keep the two sides of an inner node together."""
-        return float(self.coassociation[node - self.n_leaves])
+    def relative_coassociation(self) -> NDArray[np.float64]:
+        """(n_leaves - 1,) how often the two sides of a node are kept together, over how often cells of one side are.
+
+        Fine partitions keep few cells together, whatever their kind, so only the ratio tells whether a split is real.
+        """
+        sizes = self.sizes()
+        pairs = [*(self.cohesion * sizes[: self.n_leaves] * (sizes[: self.n_leaves] - 1))]  # that are kept together
+        relative = np.empty(len(self.children))
+        for i, (left, right) in enumerate(self.children):
+            n = sizes[[left, right]]
+            within = np.array([pairs[left], pairs[right]]) / np.maximum(n * (n - 1), 1)
+            relative[i] = self.coassociation[i] / max(float(within @ n) / n.sum(), _TINY)
+            pairs.append(pairs[left] + pairs[right] + 2 * n.prod() * self.coassociation[i])
+        return relative
 
     def members(self, node: int) -> NDArray[np.bool_]:
         """(n_cells,) whether each cell lies below ``node``."""

@@ -10,14 +10,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .model_format import FORMAT, refuse
-
-if TYPE_CHECKING:
-    from .model_format import Arrays
+from .model_format import FORMAT, Arrays, check_format, refuse
 
 ARRAYS, RECORD = "model.safetensors", "model.json"
 _MAX_DEPTH = 20  # of JSON in JSON; a model has five
@@ -61,10 +58,9 @@ def write(folder: Path, arrays: Arrays, record: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> tuple[Arrays, dict[str, Any]]:
-    """Arrays and record of a folder.
+    """Arrays and record; FileNotFoundError where there is no model, ValueError for one that is damaged or newer."""
+    from safetensors import SafetensorError, safe_open
 
-    Raises FileNotFoundError where there is no model, ValueError for one that is damaged or of a newer format.
-    """
     if folder.is_file():
         msg = f"{folder} is a file, not the folder of a model. To use a clustered AnnData, read it and pass that."
         raise FileNotFoundError(msg)
@@ -73,9 +69,13 @@ def read(folder: Path) -> tuple[Arrays, dict[str, Any]]:
             msg = f"There is no model in {folder}: it has no {name}. `ScTAG.save` makes such a folder."
             raise FileNotFoundError(msg)
     content = parse_record((folder / RECORD).read_bytes())
-    if content["arrays_sha256"] != _hash_of(folder / ARRAYS):
+    if content.get("arrays_sha256") != _hash_of(folder / ARRAYS):
         refuse(f"{ARRAYS} is not the file that was saved")
-    return parse_arrays(folder / ARRAYS), content["model"]
+    try:
+        with safe_open(folder / ARRAYS, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, content["model"]  # noqa: SIM118 (no dict)
+    except (SafetensorError, ValueError, TypeError, AttributeError, KeyError) as error:
+        refuse(f"{ARRAYS} cannot be read ({error})")
 
 
 def parse_record(raw: bytes) -> dict[str, Any]:
@@ -86,28 +86,12 @@ def parse_record(raw: bytes) -> dict[str, Any]:
         refuse(f"{RECORD} is no JSON ({error})")
     if not _within(_MAX_DEPTH, content):  # or hashing or naming it could end in a RecursionError
         refuse(f"{RECORD} is nested too deeply")
-    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] < 1:
-        refuse(f"{RECORD} has no format number")
-    if content["format"] > FORMAT:
-        msg = f"The model was saved by a newer version (format {content['format']}, this one reads {FORMAT}); update "
-        msg += "sctag-tools."
-        raise ValueError(msg)
-    if content.get("sha256") != _hash_of_record(content):
+    if not isinstance(content, dict):
+        refuse(f"{RECORD} is no table")
+    check_format(content.get("format"))
+    if content.get("sha256") != _hash_of_record(content) or not isinstance(content.get("model"), dict):
         refuse(f"{RECORD} is not as it was saved")
-    if not isinstance(content.get("model"), dict) or not isinstance(content.get("arrays_sha256"), str):
-        refuse(f"{RECORD} lacks its parts")
     return content
-
-
-def parse_arrays(path: Path) -> Arrays:
-    """The arrays of a safetensors file, whose header is checked by the library that reads it."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, ValueError, TypeError, AttributeError, KeyError) as error:
-        refuse(f"{ARRAYS} cannot be read ({error})")
 
 
 def _within(depth: int, value: Any) -> bool:

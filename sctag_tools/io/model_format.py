@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import fields
+import json
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .._keys import MODEL, ResultKeys, is_result
 from .._types import Metric
 from ..mapping.reference import ReferenceCells, ReferenceModel
 from ..nn.joint_latent import JointLatent
 from ..train.config import Config
 from ..train.preprocessing import GeneScaler
-from .registry import Registry
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from anndata import AnnData
 
-    Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
 
 FORMAT = 2
-_PARTS: dict[str, type[GeneScaler | JointLatent | ReferenceCells]] = {
-    "scaler": GeneScaler,
-    "joint_latent": JointLatent,
-    "cells": ReferenceCells,
-}
-_MODEL_ARRAYS = ("scales", "centroid_index", "gene_proportions")
+# The axes of each array that is not a parameter of the networks. Axes of one name are equally long.
+_AXES = {
+    "scaler.std": "genes", "scaler.means": "batches_and_all genes", "gene_proportions": "genes", "scales": "networks",
+    "centroid_index": "clusters", "joint_latent.means": "networks latent", "joint_latent.scales": "networks",
+    "joint_latent.loadings": "all_latents latent", "cells.confidence": "cells",
+    "cells.representation": "cells components", "cells.messages": "cells networks hidden",
+    "cells.latents": "cells networks latent", "cells.latent": "cells latent", "cells.proba": "cells clusters",
+    "cells.n_counts": "cells", "cells.deviance": "cells", "cells.batch_index": "cells",
+    "pca_loadings": "genes components",
+}  # fmt: skip
 _INTEGERS = {"centroid_index", "cells.batch_index"}
 _MAY_BE_INFINITE = "scaler.std"  # of a constant gene
 _NAMES = ("var_names", "obs_names", "batch_categories")
@@ -45,23 +51,30 @@ _FORMAT_1_ARRAYS = {
 _FORMAT_1_RECORD = {"gain": "mean_degree", "genes": "var_names", "cells": "obs_names", "batches": "batch_categories"}
 
 
+@dataclass(frozen=True)
+class Registry:
+    """Names in the order of the arrays of a :class:`.ReferenceModel`, and the record of its run."""
+
+    var_names: list[str]
+    obs_names: list[str]
+    batch_categories: list[str]  # one empty name if there is a single batch
+    batch_key: str | None
+    use_rep: str | None  # representation that neighbors are found in; None: PCA of the genes
+    run: dict[str, Any]  # as ``uns`` has it: params, history, ...
+
+
 def pack(model: ReferenceModel, registry: Registry) -> tuple[Arrays, dict[str, Any]]:
     """Arrays by name, and what JSON can hold."""
     arrays: Arrays = {f"state.{name}": array for name, array in model.state.items()}
-    for part, kind in _PARTS.items():
-        arrays |= {f"{part}.{field.name}": getattr(getattr(model, part), field.name) for field in fields(kind)}
-    arrays |= {name: getattr(model, name) for name in _MODEL_ARRAYS}
-    if model.pca_loadings is not None:
-        arrays["pca_loadings"] = model.pca_loadings
-    series = {part: {name: _listed(array) for name, array in registry.run.get(part, {}).items()} for part in _SERIES}
+    arrays |= {name: array for name in _AXES if (array := attrgetter(name)(model)) is not None}
+    run = registry.run
+    series = {part: {name: _listed(array) for name, array in run[part].items()} for part in _SERIES if part in run}
     record = {
         "format": FORMAT,
         "config": model.config.record(),
-        "mean_degree": model.mean_degree,
-        "n_neighbors": model.n_neighbors,
-        "metric": model.metric,
+        **{name: getattr(model, name) for name in ("mean_degree", "n_neighbors", "metric")},
         **{name: getattr(registry, name) for name in (*_NAMES, "batch_key", "use_rep")},
-        "run": {**registry.run, **{part: found for part, found in series.items() if found}},
+        "run": {**run, **series},
     }
     return arrays, record
 
@@ -69,27 +82,58 @@ def pack(model: ReferenceModel, registry: Registry) -> tuple[Arrays, dict[str, A
 def unpack(arrays: Arrays, record: dict[str, Any]) -> tuple[ReferenceModel, Registry]:
     """The inverse of :func:`pack`, also for models of version 0.1; ValueError for anything it could not have made."""
     arrays, record = _current(arrays, record)
-    for name, array in arrays.items():
-        _check_array(name, array)
-    try:
-        parts: dict[str, Any] = {
-            part: kind(**{field.name: arrays[f"{part}.{field.name}"] for field in fields(kind)})
-            for part, kind in _PARTS.items()
-        }
-        parts |= {name: arrays[name] for name in _MODEL_ARRAYS}
-    except KeyError as error:
-        refuse(f"the array {error} is missing")
+    config, n_neighbors = _config(record), int(_number(record, "n_neighbors", low=1))
+    _check_arrays(arrays, config, n_neighbors)
+    metric: Any = record.get("metric")
+    _require(isinstance(metric, str) and metric in get_args(Metric), f"metric is {metric!r}")
+
+    def part(kind: type[Any], name: str) -> Any:
+        return kind(**{field.name: arrays[f"{name}.{field.name}"] for field in fields(kind)})
+
     model = ReferenceModel(
-        config=_config(record),
+        config=config,
         state={name.removeprefix("state."): arrays[name] for name in arrays if name.startswith("state.")},
+        scales=arrays["scales"],
+        centroid_index=arrays["centroid_index"],
+        scaler=part(GeneScaler, "scaler"),
+        joint_latent=part(JointLatent, "joint_latent"),
         pca_loadings=arrays.get("pca_loadings"),
-        mean_degree=float(_number(record, "mean_degree", low=0.0)),
-        n_neighbors=int(_number(record, "n_neighbors", low=1)),
-        metric=_choice(record, "metric", get_args(Metric)),
-        **parts,
+        mean_degree=_number(record, "mean_degree", low=0),
+        gene_proportions=arrays["gene_proportions"],
+        n_neighbors=n_neighbors,
+        metric=metric,
+        cells=part(ReferenceCells, "cells"),
     )
-    _check_shapes(model)
+    _check_networks(model)
     return model, _registry(record, model)
+
+
+def to_uns(model: ReferenceModel, registry: Registry) -> dict[str, Any]:
+    """The entry of ``uns[key]`` that holds the model; the record of the run lies beside it."""
+    arrays, record = pack(model, registry)
+    del record["run"]
+    return {"arrays": arrays, "record": json.dumps(record)}
+
+
+def from_uns(adata: AnnData, key: str) -> tuple[ReferenceModel, Registry]:
+    """The model in ``adata.uns[key]``; KeyError where there is none, ValueError if it is damaged."""
+    entry = adata.uns.get(key)
+    if not is_result(entry):
+        raise ResultKeys(key).no_result(adata)
+    if MODEL not in entry:
+        msg = (
+            f"The result {key!r} was made without its model (a published preset, a mapped query, or "
+            "`store_model=False`). Run `sctag.tl.sctag(adata)` again, or give the folder that it was saved in."
+        )
+        raise KeyError(msg)
+    try:
+        arrays = {name: np.asarray(array) for name, array in entry[MODEL]["arrays"].items()}
+        run = {name: _plain(part) for name, part in entry.items() if name != MODEL}
+        record = {**json.loads(str(entry[MODEL]["record"])), "run": run}
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        msg = f"adata.uns[{key!r}][{MODEL!r}] is damaged ({error}); run `sctag.tl.sctag(adata)` again."
+        raise ValueError(msg) from error
+    return unpack(arrays, record)
 
 
 def refuse(why: str) -> NoReturn:
@@ -98,27 +142,32 @@ def refuse(why: str) -> NoReturn:
     raise ValueError(msg)
 
 
+def _require(holds: object, why: str) -> None:
+    if not holds:
+        refuse(why)
+
+
+def check_format(number: Any) -> None:
+    """Raise ValueError unless this version reads the format of this number."""
+    _require(type(number) is int and number >= 1, f"its format is {number!r}")
+    if number > FORMAT:
+        msg = f"The model was saved by a newer version (format {number}, this one reads {FORMAT}); update sctag-tools."
+        raise ValueError(msg)
+
+
 def _current(arrays: Arrays, record: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
     """The same in the names of this version. Records of version 0.1 have no format number."""
-    version = record.get("format", 1)
-    if type(version) is not int or version < 1:
-        refuse(f"its format is {version!r}")
-    if version > FORMAT:
-        msg = f"The model was saved by a newer version (format {version}, this one reads {FORMAT}); update sctag-tools."
-        raise ValueError(msg)
-    if version == FORMAT:
+    check_format(record.get("format", 1))
+    if record.get("format") == FORMAT:
         return arrays, record
-    renamed = {
-        f"state.{name.removeprefix('weights.')}" if name.startswith("weights.") else _FORMAT_1_ARRAYS.get(name, name)
-        : array for name, array in arrays.items()
-    }  # fmt: skip
+    renamed = {_FORMAT_1_ARRAYS.get(name, name.replace("weights.", "state.", 1)): arrays[name] for name in arrays}
     return renamed, {_FORMAT_1_RECORD.get(name, name): value for name, value in record.items()}
 
 
 def _config(record: dict[str, Any]) -> Config:
-    options = record.get("config")
-    if not isinstance(options, dict) or not options.keys() <= {field.name for field in fields(Config)}:
-        refuse("its options are not those of this version")
+    options: Any = record.get("config")
+    known = {field.name for field in fields(Config)}
+    _require(isinstance(options, dict) and options.keys() <= known, "its options are not those of this version")
     try:
         return Config(**options)
     except (TypeError, ValueError) as error:
@@ -126,25 +175,23 @@ def _config(record: dict[str, Any]) -> Config:
 
 
 def _registry(record: dict[str, Any], model: ReferenceModel) -> Registry:
-    lengths = (model.n_genes, len(model.cells), model.n_batches)
-    names = {part: _list_of_names(record, part, length) for part, length in zip(_NAMES, lengths, strict=True)}
+    for part, length in zip(_NAMES, (model.n_genes, len(model.cells), model.n_batches), strict=True):
+        names: Any = record.get(part)
+        are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        _require(are_names and len(names) == length, f"its {part} are not {length} names")
     for option in ("batch_key", "use_rep"):
-        if option not in record or not isinstance(record[option], str | None):
-            refuse(f"{option} is no name")
-    run = record.get("run")
-    if not isinstance(run, dict) or not isinstance(run.get("params"), dict):
-        refuse("the record of its run is missing")
+        _require(isinstance(record.get(option, 0), str | None), f"{option} is no name")
+    run: Any = record.get("run")
+    _require(isinstance(run, dict) and isinstance(run.get("params"), dict), "the record of its run is missing")
     for part in _SERIES:
-        if not isinstance(run.get(part, {}), dict):
-            refuse(f"its {part} is no table")
-    series = {part: {name: _array(values) for name, values in run[part].items()} for part in _SERIES if run.get(part)}
-    return Registry(**names, batch_key=record["batch_key"], use_rep=record["use_rep"], run={**run, **series})
+        _require(isinstance(run.get(part, {}), dict), f"its {part} is no table")
+    series = {part: {name: _array(values) for name, values in run[part].items()} for part in _SERIES if part in run}
+    return Registry(**{name: record[name] for name in (*_NAMES, "batch_key", "use_rep")}, run={**run, **series})
 
 
 def _listed(array: NDArray[np.float64]) -> Any:
-    if np.ndim(array) == 0:
-        return float(array)
-    return [value if math.isfinite(value) else None for value in np.asarray(array, dtype=float).tolist()]
+    array = np.asarray(array, dtype=np.float64)
+    return np.where(np.isfinite(array), array, np.array(None)).tolist()
 
 
 def _array(values: Any) -> NDArray[np.float64]:
@@ -154,88 +201,55 @@ def _array(values: Any) -> NDArray[np.float64]:
         refuse("a series of its run holds something else than numbers")
 
 
+def _plain(value: Any) -> Any:
+    """Python's own numbers: anndata before 0.12 reads numpy's from files, and JSON takes none of these."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _number(record: dict[str, Any], name: str, *, low: float) -> float:
-    value = record.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < 1e9:
-        refuse(f"{name} is {value!r}")
-    return value
+    value: Any = record.get(name)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    _require(is_number and low <= value < 1e9, f"{name} is {value!r}")
+    return float(value)
 
 
-def _choice(record: dict[str, Any], name: str, allowed: tuple[str, ...]) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or value not in allowed:
-        refuse(f"{name} is {value!r}")
-    return value
-
-
-def _list_of_names(record: dict[str, Any], part: str, length: int) -> list[str]:
-    names = record.get(part)
-    if not isinstance(names, list) or len(names) != length or not all(isinstance(name, str) for name in names):
-        refuse(f"its {part} are not {length} names")
-    return names
-
-
-def _check_array(name: str, array: Any) -> None:
-    dtype = np.int64 if name in _INTEGERS else np.float32
-    if not isinstance(array, np.ndarray) or array.dtype != dtype:
-        refuse(f"the array {name!r} is not of type {dtype.__name__}")
-    if np.isnan(array).any() or (name != _MAY_BE_INFINITE and not np.isfinite(array).all()):
-        refuse(f"the array {name!r} holds impossible values")
-
-
-def _check_shapes(model: ReferenceModel) -> None:
-    """Check that lengths agree. The networks come last, when their sizes are known to be those of arrays."""
-    config, cells, joint = model.config, model.cells, model.joint_latent
-    n_genes, n_cells = model.scaler.std.size, cells.confidence.size
-    n_networks, n_hidden, n_latent = config.n_networks, config.n_hidden, config.n_latent
-    n_clusters, n_batches = model.centroid_index.size, len(np.atleast_1d(model.scaler.means)) - 1
-    n_components = cells.representation.shape[-1] if cells.representation.ndim else 0
-    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
-        "scaler.means": (model.scaler.means, (n_batches + 1, n_genes)),
-        "scaler.std": (model.scaler.std, (n_genes,)),
-        "gene_proportions": (model.gene_proportions, (n_genes,)),
-        "scales": (model.scales, (n_networks,)),
-        "centroid_index": (model.centroid_index, (n_clusters,)),
-        "joint_latent.means": (joint.means, (n_networks, n_latent)),
-        "joint_latent.scales": (joint.scales, (n_networks,)),
-        "joint_latent.loadings": (joint.loadings, (n_networks * n_latent, n_latent)),
-        "cells.representation": (cells.representation, (n_cells, n_components)),
-        "cells.messages": (cells.messages, (n_cells, n_networks, n_hidden)),
-        "cells.latents": (cells.latents, (n_cells, n_networks, n_latent)),
-        "cells.latent": (cells.latent, (n_cells, n_latent)),
-        "cells.proba": (cells.proba, (n_cells, n_clusters)),
-        "cells.confidence": (cells.confidence, (n_cells,)),
-        "cells.n_counts": (cells.n_counts, (n_cells,)),
-        "cells.deviance": (cells.deviance, (n_cells,)),
-        "cells.batch_index": (cells.batch_index, (n_cells,)),
-    }
-    if model.pca_loadings is not None:
-        shapes["pca_loadings"] = (model.pca_loadings, (n_genes, n_components))
-    for name, (array, shape) in shapes.items():
-        if array.shape != shape:
-            refuse(f"the array {name!r} has shape {array.shape}, not {shape}")
-    if not (n_genes and n_batches >= 1 and n_cells >= model.n_neighbors and n_clusters and n_components):
-        refuse("an array is too short")
-    if (cells.batch_index < 0).any() or (cells.batch_index >= n_batches).any():
-        refuse("a batch number is out of range")
-    if not (cells.deviance >= 0).any():
-        refuse("no cell is left to compare new ones with")
-    _check_networks(model)
+def _check_arrays(arrays: Arrays, config: Config, n_neighbors: int) -> None:
+    """Check types, shapes and values. Whatever the options say, the networks are then as large as the arrays."""
+    for name, array in arrays.items():
+        dtype = np.int64 if name in _INTEGERS else np.float32
+        is_array = isinstance(array, np.ndarray) and array.dtype == dtype
+        _require(is_array, f"the array {name!r} is not of type {dtype.__name__}")
+        possible = ~np.isnan(array) if name == _MAY_BE_INFINITE else np.isfinite(array)
+        _require(possible.all(), f"the array {name!r} holds impossible values")
+    lengths = {"networks": config.n_networks, "hidden": config.n_hidden, "latent": config.n_latent}
+    lengths["all_latents"] = config.n_networks * config.n_latent
+    for name, axes in _AXES.items():
+        if name == "pca_loadings" and name not in arrays:  # neighbors are found in another representation
+            continue
+        _require(name in arrays, f"the array {name!r} is missing")
+        shape = arrays[name].shape
+        for axis, length in zip(axes.split(), shape, strict=False):
+            lengths.setdefault(axis, length)
+        expected = tuple(lengths.get(axis) for axis in axes.split())
+        _require(shape == expected, f"the array {name!r} has shape {shape}, not {expected}")
+    n_batches = lengths["batches_and_all"] - 1
+    _require(all(lengths.values()) and n_batches and lengths["cells"] >= n_neighbors, "an array is too short")
+    batch_index = arrays["cells.batch_index"]
+    _require(((batch_index >= 0) & (batch_index < n_batches)).all(), "a batch number is out of range")
+    _require((arrays["cells.deviance"] >= 0).any(), "no cell is left to compare new ones with")
 
 
 def _check_networks(model: ReferenceModel) -> None:
-    import torch
-
-    # As many networks and hops as there are arrays: a number alone must not make anything large.
+    # As many hops as there are arrays: a number alone must not make anything large.
     n_hops = sum(name.startswith("networks.0.encoder.hidden.lins.") for name in model.state) - 1
-    if model.config.n_hops != n_hops or "networks.0.centroids" not in model.state:
-        refuse("the weights are not those of its options")
+    wrong = "the weights are not those of its options"
+    _require(model.config.n_hops == n_hops and "networks.0.centroids" in model.state, wrong)
     try:
-        state = model.networks.state_dict()
+        n_centroids = len(next(iter(model.networks)).centroids)
     except (RuntimeError, TypeError, OverflowError, ValueError) as error:
-        refuse(f"the weights are not those of its options ({str(error).splitlines()[0]})")
-    if any(array.dtype != torch.float32 for array in state.values()):
-        refuse("the weights are not of type float32")
-    index, n_centroids = model.centroid_index, len(model.state["networks.0.centroids"])
-    if (index < 0).any() or (index >= n_centroids).any() or len(np.unique(index)) != len(index):
-        refuse("its clusters are numbered wrongly")
+        refuse(f"{wrong} ({str(error).splitlines()[0]})")
+    index = model.centroid_index
+    are_distinct = len(np.unique(index)) == len(index)
+    _require(are_distinct and index.min() >= 0 and index.max() < n_centroids, "its clusters are numbered wrongly")

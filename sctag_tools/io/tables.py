@@ -61,7 +61,7 @@ def read_table(path: Path, *, transpose: bool = False) -> AnnData:
 def _lines(path: Path) -> Iterator[str]:
     """Lines from the header on, as anndata counts them: neither empty ones nor the comments above it."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        yield from dropwhile(lambda line: line.startswith("#"), filter(None, (line.rstrip("\r\n") for line in file)))
+        yield from dropwhile(lambda line: line.startswith("#"), filter(None, (line.rstrip("\n") for line in file)))
 
 
 def _find_delimiter(path: Path, header: str) -> str | None:

@@ -6,8 +6,6 @@ can make; and the encoders may put it between the clusters. Each feature is comp
 themselves. Our own; the first is the local outlier factor of Breunig et al. (2000) in its simplest form.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

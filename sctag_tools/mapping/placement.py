@@ -1,7 +1,5 @@
 """New cells placed into the clusters of a trained model, each on its own."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -38,22 +36,10 @@ def place_cells(
     """Latent, clusters and confidence of new cells.
 
     A new cell is joined to its nearest training cells, whose messages are stored. The graph among the training cells
-    stays as it was.
-
-    Parameters
-    ----------
-    model
-        The trained model.
-    counts
-        (n_cells, n_genes) raw counts of the genes of the model, CSR; genes that are not ``measured`` are ignored.
-    totals
-        (n_cells,) total counts, as for the training cells.
-    measured
-        (n_genes,) which genes were measured. The others are treated as genes that were masked in training.
-    batch_index
-        (n_cells,) training batch of each cell, -1 for another one.
-    representation
-        (n_cells, n_components) in the space that the graph was built in, if that was not the PCA of the genes.
+    stays as it was. ``counts`` (n_cells, n_genes) CSR are raw counts of the genes of the model, ``totals`` (n_cells,)
+    as for the training cells. Genes that are not ``measured`` (n_genes,) are treated as genes that were masked in
+    training. ``batch_index`` (n_cells,) is the training batch, -1 for another one. ``representation`` (n_cells,
+    n_components) lies in the space that the graph was built in; it is given unless that was the PCA of the genes.
     """
     parts = []
     for start in range(0, len(totals), ROWS_AT_ONCE):

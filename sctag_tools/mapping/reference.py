@@ -1,14 +1,14 @@
 """A trained model as arrays: its networks, and the training cells that new cells are compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partialmethod
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ..nn.joint_latent import JointLatent
@@ -47,10 +47,9 @@ class ReferenceCells(CellResults):
     def __len__(self) -> int:
         return len(self.latent)
 
-    def take(self, rows: NDArray[np.int64]) -> ReferenceCells:
+    def take(self, rows: NDArray[np.int64]) -> Self:
         """These rows."""
-        of_rows = {field.name: np.ascontiguousarray(getattr(self, field.name)[rows]) for field in fields(self)}
-        return ReferenceCells(**of_rows)
+        return type(self)(*(np.ascontiguousarray(getattr(self, field.name)[rows]) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class NeighborSettings:
     metric: str = "euclidean"
     representation: NDArray[np.float32] | None = None  # (n_cells, n_components) of training cells; None: PCA of genes
 
-    def take(self, rows: NDArray[np.int64]) -> NeighborSettings:
+    def take(self, rows: NDArray[np.int64]) -> Self:
         """The same with the training cells in this order."""
         return self if self.representation is None else replace(self, representation=self.representation[rows])
 
@@ -90,13 +89,11 @@ class ReferenceModel:
         data: TrainingData,
         config: Config,
         settings: NeighborSettings,
-        *,
-        totals: NDArray[np.floating],
         joint_latent: JointLatent,
         centroid_index: NDArray[np.int64],
         found: CellResults,
         rng: np.random.Generator,
-    ) -> ReferenceModel:
+    ) -> Self:
         """From trained networks, their data, and what was ``found`` of each cell."""
         if settings.representation is None:
             pca_loadings: NDArray[np.float32] | None = _pca_loadings(data, rng)
@@ -113,7 +110,7 @@ class ReferenceModel:
             joint_latent=joint_latent,
             pca_loadings=pca_loadings,
             mean_degree=float(data.adjacency.sum() / len(data)),
-            gene_proportions=np.asarray(gene_sums / totals.sum(), dtype=np.float32),
+            gene_proportions=np.asarray(gene_sums / data.totals.sum(), dtype=np.float32),
             n_neighbors=min(settings.n_neighbors, len(data)),
             metric=settings.metric,
             cells=ReferenceCells(
@@ -146,10 +143,6 @@ class ReferenceModel:
         ]
         cells.deviance[rows] = np.mean(both, axis=0)
 
-    def take_cells(self, rows: NDArray[np.int64]) -> ReferenceModel:
-        """The same model with its training cells in this order."""
-        return replace(self, cells=self.cells.take(rows))
-
     @property
     def n_genes(self) -> int:
         """Genes that the networks read."""
@@ -179,53 +172,40 @@ class ReferenceModel:
     @cached_property
     def novelty_scorer(self) -> NoveltyScorer:
         """Compares new cells with the training cells."""
-        cells = self.cells
+        cells, x, latents = self.cells, self.cells.representation, self.on_one_scale(self.cells.latents)
         rows = np.flatnonzero(cells.deviance >= 0)
-        latents = self.on_one_scale(cells.latents)
-        sample = CellFeatures(
-            cells.representation[rows], latents[rows], cells.n_counts[rows], cells.deviance[rows].astype(float)
-        )
-        return NoveltyScorer(
-            cells.representation, latents, sample, rows, n_neighbors=self.n_neighbors, metric=self.metric
-        )
+        sample = CellFeatures(x[rows], latents[rows], cells.n_counts[rows], cells.deviance[rows].astype(float))
+        return NoveltyScorer(x, latents, sample, rows, n_neighbors=self.n_neighbors, metric=self.metric)
 
     def on_one_scale(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n_cells, n_networks * n_latent) latents of all networks, standardized, side by side."""
         scaled = (latents - self.joint_latent.means) / self.joint_latent.scales[:, None]
         return scaled.reshape(len(latents), -1)
 
-    def expected_proportions(
-        self, latents: NDArray[np.float32], batch_index: NDArray[np.int64], genes: NDArray[np.int64] | None = None
+    def _decode(
+        self,
+        what: str,
+        latents: NDArray[np.float32],
+        batch_index: NDArray[np.int64],
+        genes: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """(n_cells, n_genes) expected share of each gene in the counts of a cell, mean over the networks.
+        """(n_cells, n_genes) mean over the networks of what their decoders' method ``what`` gives.
 
         ``latents`` is (n_cells, n_networks, n_latent), ``batch_index`` (n_cells,); -1 stands for the mean effect of
         all batches. ``genes`` are the numbers of those that are wanted, by default all.
         """
-        return self._decode("expected_proportions", latents, batch_index, genes)
-
-    def dropout_probability(
-        self, latents: NDArray[np.float32], batch_index: NDArray[np.int64], genes: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float32]:
-        """(n_cells, n_genes) probability that counts were lost; of ``likelihood="zinb"`` only."""
-        return self._decode("dropout_probability", latents, batch_index, genes)
-
-    def _decode(
-        self,
-        method: str,
-        latents: NDArray[np.float32],
-        batch_index: NDArray[np.int64],
-        genes: NDArray[np.int64] | None,
-    ) -> NDArray[np.float32]:
         genes = np.arange(self.n_genes) if genes is None else genes
         decoded = np.empty((len(latents), len(genes)), dtype=np.float32)
         for start in range(0, len(latents), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             each, batches = torch.from_numpy(latents[rows]), torch.from_numpy(batch_index[rows])
             with torch.no_grad():
-                parts = [getattr(net.decoder, method)(each[:, i], batches) for i, net in enumerate(self.networks)]
+                parts = [getattr(net.decoder, what)(each[:, i], batches) for i, net in enumerate(self.networks)]
             decoded[rows] = torch.stack(parts).mean(dim=0).numpy()[:, genes]
         return decoded
+
+    expected_proportions = partialmethod(_decode, "expected_proportions")  # of each gene in the counts of a cell
+    dropout_probability = partialmethod(_decode, "dropout_probability")  # of a count; of ``likelihood="zinb"`` only
 
 
 def _messages(nets: Ensemble, data: TrainingData) -> NDArray[np.float32]:
@@ -244,8 +224,6 @@ def _pca_loadings(data: TrainingData, rng: np.random.Generator) -> NDArray[np.fl
 
     They are those of scanpy's usual workflow, where each gene keeps its variance.
     """
-    from sklearn.decomposition import PCA
-
     x = data.hops[:, 0]
     std = np.where(np.isfinite(data.scaler.std), data.scaler.std, 0)
     rows = np.sort(rng.permutation(len(x))[:_N_CELLS_FOR_PCA])

@@ -1,15 +1,9 @@
 """Neighbors in equal numbers from each experimental batch: BBKNN (Polanski et al. 2020)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
 from .search import Neighbors, is_exact, nearest
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 def find_neighbors_across(

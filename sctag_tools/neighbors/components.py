@@ -1,17 +1,11 @@
 """Connect a graph of neighbors that falls into separate components."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial.distance import cdist
 
 from .search import Neighbors, nearest
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MIN_NEIGHBORS = 4  # with fewer, a cell would miss the neighbor that it gives up
 

@@ -1,15 +1,11 @@
 """Nearest neighbors as plain arrays: exact for small data, approximate for large data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # The exact search takes time in n^2, but the approximate one compiles for half a minute on its first call. Up to this
 # size the exact search is the faster one (docs/benchmarks/neighbors.py times both).
@@ -32,7 +28,7 @@ class Neighbors:
             raise ValueError(msg)
 
     @classmethod
-    def from_search(cls, indices: NDArray[np.int64], distances: NDArray[np.floating]) -> Neighbors:
+    def from_search(cls, indices: NDArray[np.int64], distances: NDArray[np.floating]) -> Self:
         """Sort each row by distance, with the cell itself in front.
 
         Among duplicated cells a search may list the cell itself late, or not at all; then the farthest neighbor is

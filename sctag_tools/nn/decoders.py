@@ -1,7 +1,5 @@
 """Decoders from the latent: multinomial or ZINB for the counts, cosine similarity for the graph."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,9 +1,8 @@
 """The latents of several networks joined into one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ class JointLatent:
     loadings: NDArray[np.float32]  # (n_networks * n_latent, n_latent), signs such that the largest is positive
 
     @classmethod
-    def fit(cls, latents: Sequence[NDArray[np.float32]]) -> JointLatent:
+    def fit(cls, latents: Sequence[NDArray[np.float32]]) -> Self:
         """From (n_cells, n_latent) latents."""
         means = np.stack([latent.mean(axis=0) for latent in latents])
         scales = np.array([max(float((z - mean).std()), _TINY) for z, mean in zip(latents, means, strict=True)])

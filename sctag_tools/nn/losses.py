@@ -1,7 +1,5 @@
 """Losses of the decoders: multinomial or ZINB likelihood of the counts, cross-entropy of the graph."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -55,21 +53,11 @@ def _zinb_zero(log_mean: Tensor, log_dispersion: Tensor, dropout_logit: Tensor) 
 
 
 def zinb_log_likelihood(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor, dropout_logit: Tensor) -> Tensor:
-    r"""Log-likelihood of each count under a zero-inflated negative binomial.
+    r"""Log-likelihood of each count under a zero-inflated negative binomial (as in DCA, Eraslan et al. 2019).
 
-    Parameters
-    ----------
-    counts
-        Shape (cells, genes), non-negative; need not be integers.
-    log_mean, dropout_logit
-        Shape (cells, genes): log of the NB mean :math:`\mu`, and logit of the dropout probability :math:`\pi`.
-    log_dispersion
-        Broadcastable to (cells, genes): log of the inverse dispersion :math:`\theta` (variance
-        :math:`\mu + \mu^2/\theta`).
-
-    Returns
-    -------
-    Tensor of the shape of ``counts``. Source: Eraslan et al. 2019 (DCA), the likelihood that scTAG takes over.
+    ``counts`` (cells, genes) need not be integers. ``log_mean`` of the NB mean :math:`\mu` and the logit of the dropout
+    probability are (cells, genes), too; ``log_dispersion`` of :math:`\theta` (variance :math:`\mu + \mu^2/\theta`) is
+    broadcast.
     """
     log_dispersion = log_dispersion.expand_as(counts)
     zero = _zinb_zero(log_mean, log_dispersion, dropout_logit)

@@ -1,7 +1,5 @@
 """One scTAG network, and several of them trained side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 

@@ -1,7 +1,5 @@
 """Self-training (DEC, Xie et al. 2016): soft assignment, its sharpened target, and the divergence between them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Topology-adaptive graph convolution (Du et al. 2017): normalized graph, hop features, layer, message to new cells."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -23,11 +23,11 @@ def n_clusters(
 ) -> list[Axes] | Figure | None:
     """Draw the evidence for each split of cells, for a run that chose the number of clusters.
 
-    The upper plot shows how many of the partitions keep the two sides of a split together; ``resolution`` sets its
-    limit. The lower plot shows how far apart the sides lie, less two standard errors; its limit is what one cloud of
-    cells cut in two would give at most. A split is supported if it lies below the upper and above the lower limit, or
-    if a split within one of its sides is supported. The number of clusters is that of the supported splits plus one.
-    Points near a limit could have gone the other way.
+    The upper plot shows how often the partitions keep the two sides of a split together, relative to cells of one side;
+    ``resolution`` sets its limit. The lower plot shows how far apart the sides lie, less two standard errors; its limit
+    is a little more than what one cloud of cells cut at the same share would give. A split is supported if it lies below
+    the upper and above the lower limit, or if a split within one of its sides is supported. The number of clusters is
+    that of the supported splits plus one. Points near a limit could have gone the other way.
 
     Parameters
     ----------
@@ -70,8 +70,10 @@ def n_clusters(
     shown = slice(0, max(MIN_SPLITS_SHOWN, chosen + 5))
     number, supported = curve["n_clusters"][shown], curve["supported"][shown] > 0
     figure, (above, below) = plt.subplots(2, 1, figsize=(6.4, 4.4), layout="constrained", sharex=True)
-    _draw(above, number, curve["coassociation"][shown], supported, limit=resolution / (1 + resolution))
-    _draw(below, number, curve["separation"][shown], supported, limit=float(curve["least_separation"]))
+    # In results of version 0.1 the first limit is missing and the second is the same for all splits.
+    limits = curve.get("max_coassociation", resolution / (1 + resolution)), curve["least_separation"]
+    for ax, name, limit in zip((above, below), ("coassociation", "separation"), limits, strict=True):
+        _draw(ax, number, curve[name][shown], supported, np.broadcast_to(limit, curve[name].shape)[shown])
     for ax in (above, below):
         ax.axvline(chosen + 0.5, color="C1", linewidth=1, label="number chosen")
     above.set(ylabel="partitions that keep\nthe sides together", ylim=(0, 1), title=f"{chosen} clusters")
@@ -83,14 +85,18 @@ def n_clusters(
 
 
 def _draw(
-    ax: Axes, number: NDArray[np.float64], values: NDArray[np.float64], supported: NDArray[np.bool_], *, limit: float
+    ax: Axes,
+    number: NDArray[np.float64],
+    values: NDArray[np.float64],
+    supported: NDArray[np.bool_],
+    limit: NDArray[np.float64],
 ) -> None:
     """One point for each split, filled if it is supported, and the limit as a labeled line."""
     values = np.maximum(values, 0)
     ax.scatter(number[supported], values[supported], s=22, color="C0", label="supported split")
     ax.scatter(number[~supported], values[~supported], s=22, facecolors="none", edgecolors="0.6", label="not supported")
-    ax.axhline(limit, color="0.3", linewidth=1, linestyle="--")
+    ax.plot(number, limit, color="0.3", linewidth=1, linestyle="--", label="limit")
     ax.annotate(
-        f"limit\n{limit:.2g}", (1.01, limit), xycoords=ax.get_yaxis_transform(), va="center", fontsize="small",
+        f"limit\n{limit[-1]:.2g}", (1.01, limit[-1]), xycoords=ax.get_yaxis_transform(), va="center", fontsize="small",
         annotation_clip=False,
     )  # fmt: skip

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from .. import _logging as logg
-from .._anndata.access import require_anndata, require_writable, silent_writing, working_copy
+from .._anndata.access import require_writable, silent_writing, working_copy
 from .._anndata.batches import batch_index as get_batch_index
-from .._anndata.representation import get_representation
+from .._anndata.graph import get_representation
 from .._checks import check_choice, check_flag, check_integer, check_name, checked_seed
 from .._keys import GRAPH_KEY
 from .._options import literal_choices
@@ -109,11 +109,9 @@ def build_graph(
     >>> adata.obsp["sctag_neighbors_distances"].shape
     (700, 700)
     """
-    require_anndata(adata, _FUNCTION)
+    require_writable(adata, _FUNCTION, copy=copy)
     random_state = checked_seed(random_state)
     check_choice("metric", metric, get_args(Metric))
-    check_flag("copy", copy)
-    require_writable(adata, copy=copy)
     if exact is not None:
         check_flag("exact", exact)
     if n_pcs is not None:
@@ -176,8 +174,7 @@ def _usable_n_neighbors(n_neighbors: int, n_obs: int) -> int:
     if n_neighbors <= n_obs:
         return n_neighbors
     lowered = 1 + n_obs // 2  # scanpy's rule
-    msg = f"n_neighbors={n_neighbors} exceeds the {n_obs} cells; using {lowered}."
-    logg.warn(msg)
+    logg.warn(f"n_neighbors={n_neighbors} exceeds the {n_obs} cells; using {lowered}.")
     return lowered
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from .. import _logging as logg
-from .._anndata.blocks import Values, columns_and_totals, is_in_memory
+from .._anndata.blocks import Values, columns_and_totals, is_in_memory, place_columns
 from .._anndata.genes import check_gene_mask
 
 if TYPE_CHECKING:
@@ -53,16 +53,11 @@ def _log_normalized(matrix: Any, genes: NDArray[np.integer]) -> sparse.csr_matri
     """Normalize counts to 10,000 a cell and take log1p; (n_obs, n_vars), in which other genes than these are zero."""
     x, totals = columns_and_totals(matrix, genes)
     x.data /= np.repeat(totals / TARGET_SUM, np.diff(x.indptr)).astype(np.float32)
-    return _widen(x.log1p(), genes, matrix.shape[1])
+    return place_columns(x.log1p(), genes, matrix.shape[1])
 
 
 def _expression(matrix: Any, genes: NDArray[np.integer]) -> Any:
     """The (n_obs, n_vars) matrix in a format that scanpy accepts; of one on disk or in dask, only these genes."""
     if not is_in_memory(matrix):
-        return _widen(columns_and_totals(matrix, genes)[0], genes, matrix.shape[1])
-    return sparse.csr_matrix(matrix) if sparse.issparse(matrix) else matrix  # scanpy accepts no sparse arrays
-
-
-def _widen(x: sparse.csr_matrix, columns: NDArray[np.integer], n_columns: int) -> sparse.csr_matrix:
-    """Put the columns of ``x`` in these places of a matrix of ``n_columns``."""
-    return sparse.csr_matrix((x.data, columns[x.indices], x.indptr), shape=(x.shape[0], n_columns))
+        return place_columns(columns_and_totals(matrix, genes)[0], genes, matrix.shape[1])
+    return sparse.csr_matrix(matrix) if sparse.issparse(matrix) else matrix  # older scanpy: no sparse arrays

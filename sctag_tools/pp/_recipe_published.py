@@ -8,9 +8,9 @@ import numpy as np
 from scipy import sparse
 
 from .. import _logging as logg
-from .._anndata.access import require_anndata, require_in_memory, silent_writing, working_copy
+from .._anndata.access import require_in_memory, require_writable, silent_writing, working_copy
 from .._anndata.counts import check_totals, find_counts
-from .._checks import check_flag, check_integer, checked_seed
+from .._checks import check_integer, checked_seed
 from ..published.recipe import N_TOP_GENES, published_inputs
 
 if TYPE_CHECKING:
@@ -68,11 +68,10 @@ def recipe_published(
     >>> adata.obsm["X_pca_published"].shape
     (700, 50)
     """
-    require_anndata(adata, _FUNCTION)
+    require_writable(adata, _FUNCTION, copy=copy)
     require_in_memory(adata, _FUNCTION)
     check_integer("n_top_genes", n_top_genes, low=2)
     random_state = checked_seed(random_state)
-    check_flag("copy", copy)
     matrix, _ = find_counts(adata, layer, check_values=True)
     counts = sparse.csr_matrix(matrix, dtype=np.float32)
     check_totals(np.asarray(counts.sum(axis=1)).ravel())

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _logging as logg
-from .._anndata.access import require_anndata, require_writable, silent_writing, working_copy
+from .._anndata.access import require_writable, silent_writing, working_copy
 from .._checks import check_flag, check_name, check_number
 from .._keys import ResultKeys, dropout_layer
 from .._model import ScTAG
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
-
 
 _FUNCTION = "sctag.tl.denoise"
 
@@ -95,10 +94,9 @@ def denoise(
     >>> adata.layers["sctag_denoised"].shape
     (700, 765)
     """
-    require_anndata(adata, _FUNCTION)
-    for name, flag in {"dropout": dropout, "check_values": check_values, "copy": copy}.items():
+    require_writable(adata, _FUNCTION, copy=copy)
+    for name, flag in {"dropout": dropout, "check_values": check_values}.items():
         check_flag(name, flag)
-    require_writable(adata, copy=copy)
     check_name("key", key)
     default_layer = ResultKeys(key).denoised
     layer_added = default_layer if layer_added is None else layer_added
@@ -141,19 +139,14 @@ def denoise(
 
 def _rows(adata: AnnData, obs_names: list[str]) -> NDArray[np.int64]:
     """Row of each cell of ``adata`` among the training cells."""
-    names = adata.obs_names.astype(str)
+    cells, names = pd.Index(obs_names), adata.obs_names.astype(str)
     if names.tolist() == obs_names:  # also where names occur twice
         return np.arange(len(names))
-    cells = pd.Index(obs_names)
-    if not cells.is_unique:
-        msg = (
-            "Cells are matched by name, but the model was trained on names that occur twice; denoise before subsetting."
-        )
-        raise KeyError(msg)
-    if not names.is_unique:
-        msg = "Cells are matched by name, but some names in adata.obs_names occur twice; denoise before joining sets."
-        raise KeyError(msg)
-    rows: NDArray[np.int64] = np.asarray(cells.get_indexer(names), dtype=np.int64)
+    for where, index, step in (("the model", cells, "subsetting"), ("adata.obs_names", names, "joining sets")):
+        if not index.is_unique:
+            msg = f"Cells are matched by name, but some names in {where} occur twice; denoise before {step}."
+            raise KeyError(msg)
+    rows: NDArray[np.int64] = cells.get_indexer(names)
     absent = np.flatnonzero(rows < 0)
     if len(absent):
         msg = (
@@ -183,8 +176,7 @@ def _columns(
         if len(absent):
             msg = f"{len(absent)} of the genes are not in {where}, the first is {absent[0]!r}."
             raise KeyError(msg)
-    in_model, in_adata = (np.asarray(index.get_indexer(names), dtype=np.int64) for index in (of_model, of_adata))
-    return in_model, in_adata
+    return of_model.get_indexer(names), of_adata.get_indexer(names)
 
 
 def _as_layer(adata: AnnData, values: NDArray[np.floating], columns: NDArray[np.int64]) -> NDArray[np.float32]:

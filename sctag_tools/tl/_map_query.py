@@ -6,8 +6,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from .. import _logging as logg
-from .._anndata.access import require_anndata, require_writable, working_copy
-from .._checks import check_flag, check_name
+from .._anndata.access import require_writable, working_copy
+from .._checks import check_name
 from .._keys import ResultKeys
 from .._model import ScTAG
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import os
 
     from anndata import AnnData
-
 
 _FUNCTION = "sctag.tl.map_query"
 
@@ -73,7 +72,7 @@ def map_query(
     `adata.obsm['sctag_proba' | '{key_added}_proba']` : :class:`numpy.ndarray` (float32)
         (n_obs, n_clusters), soft assignment, rows sum to one.
     `adata.obs['sctag_confidence' | '{key_added}_confidence']` : :class:`pandas.Series` (float32)
-        (n_obs,), in [0, 1]: share of the reference neighbours that are in the same cluster, each counted by its own
+        (n_obs,), in [0, 1]: share of the reference neighbors that are in the same cluster, each counted by its own
         confidence.
     `adata.obs['sctag_novelty' | '{key_added}_novelty']` : :class:`pandas.Series` (float32)
         (n_obs,), how unlike anything in the reference a cell is; 1 is the 99th percentile of the reference's own
@@ -104,17 +103,16 @@ def map_query(
     >>> query.obsm["X_sctag"].shape
     (100, 15)
     """
-    require_anndata(adata, _FUNCTION)
-    for name, flag in {"check_values": check_values, "copy": copy}.items():
-        check_flag(name, flag)
-    require_writable(adata, copy=copy)
+    require_writable(adata, _FUNCTION, copy=copy)
     check_name("key", key)
     key_added = key if key_added is None else key_added
     check_name("key_added", key_added)
     keys = ResultKeys(key_added)
     keys.require_free(adata)
     model = ScTAG.from_reference(reference, key)
-    _require_no_own_run(adata, key_added)
+    if "history" in adata.uns.get(key_added, {}):  # it took minutes, and holds a model
+        msg = f"adata holds a run of its own under {key_added!r}; choose another name with `key_added=`."
+        raise ValueError(msg)
 
     start = logg.info("mapping cells to a scTAG reference")
     placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
@@ -139,10 +137,3 @@ def map_query(
         f"    {keys.key!r}, parameters (adata.uns)",
     )
     return adata if copy else None
-
-
-def _require_no_own_run(adata: AnnData, key: str) -> None:
-    """Raise ValueError if the cells hold a run of their own under ``key``, which took minutes and holds a model."""
-    if "history" in adata.uns.get(key, {}):
-        msg = f"adata holds a run of its own under {key!r}; choose another name with `key_added=`."
-        raise ValueError(msg)

@@ -145,8 +145,7 @@ def sctag(
     """
     require_anndata(adata, _FUNCTION)
     config = Config.from_options(_FUNCTION, _GROUPS, {"n_clusters": n_clusters, **options})
-    for name, flag in {"check_values": check_values, "store_model": store_model, "copy": copy}.items():
-        check_flag(name, flag)
+    check_flag("store_model", store_model)
     check_call(
         adata, config, preset=preset, neighbors_key=neighbors_key, batch_key=batch_key, mask_var=mask_var,
         n_top_genes=n_top_genes, save=save, key_added=key_added, copy=copy,
@@ -194,7 +193,7 @@ def check_call(
 ) -> None:
     """Raise what :func:`sctag` would raise before it reads the counts; the command line asks this first."""
     check_choice("preset", preset, get_args(Preset))
-    require_writable(adata, copy=copy)
+    require_writable(adata, _FUNCTION, copy=copy)
     check_name("key_added", key_added)
     check_name("neighbors_key", neighbors_key)
     if key_added == neighbors_key:

@@ -6,8 +6,8 @@ import warnings
 from typing import TYPE_CHECKING
 
 from .. import _logging as logg
-from .._anndata.access import require_anndata, require_writable, silent_writing, working_copy
-from .._checks import check_flag, checked_seed
+from .._anndata.access import require_writable, silent_writing, working_copy
+from .._checks import checked_seed
 from .._keys import ResultKeys
 from .._threads import keep_thread_counts
 
@@ -64,9 +64,7 @@ def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None,
     >>> adata.obsm["X_sctag_umap"].shape
     (700, 2)
     """
-    require_anndata(adata, _FUNCTION)
-    check_flag("copy", copy)
-    require_writable(adata, copy=copy)
+    require_writable(adata, _FUNCTION, copy=copy)
     keys = ResultKeys(key)
     keys.require_result(adata)
     if random_state is None:

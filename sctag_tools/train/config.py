@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -30,13 +30,13 @@ class Config:
 
     # fmt: off
     n_clusters: int | None = _option(None, "clustering",
-        "Number of clusters, at most 300. By default it is chosen: as many as most partitions tell apart and lie far "
+        "Number of clusters, at most 300. By default it is chosen: as many as the partitions tell apart and lie far "
         "enough apart in the latent (:func:`sctag_tools.pl.n_clusters` draws the evidence). Labels are never used.",
         low=1)
     resolution: float = _option(1.0, "clustering",
-        "Where the number of clusters is chosen: above 1 for finer, below 1 for coarser clusters. A split counts if "
-        "fewer than ``resolution / (1 + resolution)`` of the partitions keep its two sides together.",
-        low=1e-3, high=1e3)
+        "Where the number of clusters is chosen: above 1 for finer, below 1 for coarser clusters. It moves how often "
+        "the partitions may keep the two sides of a split together: at 1 less than .6 times as often as cells of one "
+        "side.", low=1e-3, high=1e3)
     n_networks: int = _option(3, "model",
         "Networks to train. More take longer, and runs with other seeds agree better.", low=1)
     n_hops: int = _option(1, "model",
@@ -91,15 +91,17 @@ class Config:
         object.__setattr__(self, "random_state", checked_seed(self.random_state))
 
     @classmethod
-    def from_options(cls, function: str, groups: tuple[Group, ...], options: dict[str, Any]) -> Config:
-        """The config that ``function`` was called with; TypeError for an option outside of its ``groups``."""
+    def from_options(
+        cls, function: str, groups: tuple[Group, ...], options: dict[str, Any], base: Config | None = None
+    ) -> Config:
+        """``base``, or the default, with what ``function`` was called with; TypeError for one not of its ``groups``."""
         known = [option.name for option in options_of(*groups)]
         for name in options:
             if name not in known:
                 close = get_close_matches(name, known, n=1)
                 msg = f"{function} has no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ".")
                 raise TypeError(msg)
-        return cls(**options)
+        return replace(base or cls(), **options)
 
     def check_cells(self, n_obs: int) -> None:
         """Raise ValueError for what so few cells cannot give."""

@@ -1,7 +1,5 @@
 """The cells as training draws them: tensors on the training device where they fit, minibatch by minibatch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,18 +21,10 @@ _TENSORS = ("hops", "counts", "log_size", "batch_index")
 class TrainingData:
     """Hop features, raw counts, size factors and batches as tensors, and the normalized graph.
 
-    Attributes
-    ----------
-    hops
-        (n_cells, n_hops + 1, n_genes) hop features, float32.
-    counts
-        (n_cells, n_genes) raw counts, in the smallest type that holds them exactly.
-    log_size, batch_index
-        (n_cells,) log size factors, float32, and experimental batches, int64.
-    adjacency
-        (n_cells, n_cells) normalized graph, CSR, always in host memory.
-    scaler
-        What the expression was scaled by.
+    ``hops`` (n_cells, n_hops + 1, n_genes) are hop features, float32; ``counts`` (n_cells, n_genes) raw counts in the
+    smallest type that holds them exactly; ``log_size`` (n_cells,) log size factors, float32; ``batch_index`` (n_cells,)
+    experimental batches, int64; ``adjacency`` (n_cells, n_cells) the normalized graph, CSR, always in host memory;
+    ``scaler`` is what the expression was scaled by, ``totals`` (n_cells,) are the total counts as given.
     """
 
     def __init__(
@@ -47,6 +37,7 @@ class TrainingData:
         device: torch.device | None = None,
     ) -> None:
         """Prepare on the CPU, hop features on ``device``."""
+        self.totals = totals
         log_size = np.log(size_factors(totals))
         self.log_mean_counts = _log_mean_counts(counts, log_size)
         self.adjacency = normalize_adjacency(connectivities)

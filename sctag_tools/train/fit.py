@@ -1,7 +1,5 @@
 """One run of the method on arrays: pretraining, consensus clustering, self-training, result."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -38,22 +36,11 @@ def fit(
 ) -> FitResult:
     """Learn a latent and clusters of the cells.
 
-    Parameters
-    ----------
-    counts
-        (n_cells, n_genes) raw counts of the chosen genes, CSR float32.
-    totals
-        (n_cells,) total counts over all genes, positive.
-    connectivities
-        (n_cells, n_cells) edge weights of the cell graph, CSR.
-    config
-        All options. With ``devices`` above 1 this process is one of so many (:mod:`.launch` starts them).
-    batch_index
-        (n_cells,) experimental batch of each cell, from 0; None if there is one.
-    neighbor_settings
-        How new cells will find their neighbors; None if the networks need not be kept.
-    progress
-        Whether to show bars.
+    ``counts`` (n_cells, n_genes) are raw counts of the chosen genes, CSR float32; ``totals`` (n_cells,) total counts
+    over all genes, positive; ``connectivities`` (n_cells, n_cells) edge weights of the cell graph, CSR;
+    ``batch_index`` (n_cells,) experimental batches from 0, None if there is one. ``neighbor_settings`` say how new
+    cells will find their neighbors; without them the networks are not kept. With ``config.devices`` above 1 this
+    process is one of so many (:mod:`.launch` starts them).
 
     Global random states are left as they were. Equal seeds give equal results whatever the order of the cells, and
     whatever the number of processes, up to rounding.
@@ -66,14 +53,19 @@ def fit(
     fabric = _launch_fabric(config)
     seed = int(config.random_state or 0)
     alone_on_cpu = config.devices == 1 and fabric.device.type == "cpu"
+    stage = StageTimer()
     with own_torch_state(seed, fabric.device), own_threads() if alone_on_cpu else nullcontext():
-        result = _fit_ordered(counts, totals, connectivities, config, fabric, seed, batch_index, settings, progress)
+        with stage("hop features"):
+            data = TrainingData(counts, totals, connectivities, config.n_hops, batch_index, fabric.device)
+            data.to_device(fabric.device)
+        result = _fit_ordered(data, config, fabric, settings, stage, progress=progress)
     back = np.argsort(order)
     per_cell: dict[str, Any] = {
         name: np.ascontiguousarray(getattr(result, name)[back]) for name in ("latent", "proba", "labels", "confidence")
     }
-    reference = None if result.reference is None else result.reference.take_cells(back)
-    return replace(result, **per_cell, reference=reference)
+    if result.reference is not None:
+        per_cell["reference"] = replace(result.reference, cells=result.reference.cells.take(back))
+    return replace(result, **per_cell)
 
 
 def _launch_fabric(config: Config) -> Fabric:
@@ -92,23 +84,17 @@ def _launch_fabric(config: Config) -> Fabric:
 
 
 def _fit_ordered(
-    counts: sparse.csr_matrix,
-    totals: NDArray[np.floating],
-    connectivities: sparse.csr_matrix,
+    data: TrainingData,
     config: Config,
     fabric: Fabric,
-    seed: int,
-    batch_index: NDArray[np.int64] | None,
-    neighbor_settings: NeighborSettings | None,
-    progress: bool,  # noqa: FBT001
+    settings: NeighborSettings | None,
+    stage: StageTimer,
+    *,
+    progress: bool,
 ) -> FitResult:
     """The run, on cells in the canonical order."""
-    for_minibatches, for_consensus, for_reference = np.random.default_rng(seed).spawn(3)
-    stage = StageTimer()
-    with stage("hop features"):
-        data = TrainingData(counts, totals, connectivities, config.n_hops, batch_index, fabric.device)
-        data.to_device(fabric.device)
-        nets = Ensemble(config, data.log_mean_counts, data.n_batches)
+    for_minibatches, for_consensus, for_reference = np.random.default_rng(config.random_state).spawn(3)
+    nets = Ensemble(config, data.log_mean_counts, data.n_batches)
     trainer = Trainer(nets, data, config, fabric, for_minibatches, progress=progress)
     with stage("pretraining"):
         stop_reasons = {"pretraining": trainer.pretrain()}
@@ -135,12 +121,9 @@ def _fit_ordered(
         confidence=cell_confidence(labels, proba, consensus.replicates),
     )
     reference = None
-    if neighbor_settings is not None and fabric.is_global_zero:
+    if settings is not None and fabric.is_global_zero:
         with stage("model"):
-            reference = ReferenceModel.from_training(
-                nets, data, config, neighbor_settings, totals=totals, joint_latent=joint, centroid_index=columns,
-                found=found, rng=for_reference,
-            )  # fmt: skip
+            reference = ReferenceModel.from_training(nets, data, config, settings, joint, columns, found, for_reference)
     return FitResult(
         latent=found.latent,
         proba=proba,

@@ -4,8 +4,6 @@ Each process is a fresh interpreter, so that scripts need no ``__main__`` guard 
 that dies takes the others with it, and the run ends with an error; if the caller dies, they end too.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle
@@ -15,22 +13,15 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from .config import Config
+from .result import FitResult
 
-    from .config import Config
-    from .result import FitResult
-
-_INPUTS, _RESULT, _RENDEZVOUS = (
-    "inputs.pickle",
-    "result.pickle",
-    "rendezvous",
-)  # in a folder that only the user may open
-_LOOPBACK = "127.0.0.1"
+_INPUTS, _RESULT = "inputs.pickle", "result.pickle"  # in a folder that only the user may open
 
 
 def fit_alone_or_in_processes(config: Config, **arrays: Any) -> FitResult:
@@ -45,12 +36,8 @@ def fit_alone_or_in_processes(config: Config, **arrays: Any) -> FitResult:
 def fit_in_processes(config: Config, **arrays: Any) -> FitResult:
     """:func:`.fit.fit` with these arguments in ``config.devices`` processes; returns what it returns.
 
-    Raises
-    ------
-    ValueError
-        If there are not as many devices.
-    RuntimeError
-        If a process failed or was killed; the others are ended first.
+    Raises ValueError if there are not as many devices, RuntimeError if a process failed or was killed; the others are
+    ended first.
     """
     devices = config.devices
     _require_devices(devices, config.accelerator)
@@ -69,9 +56,9 @@ def fit_in_processes(config: Config, **arrays: Any) -> FitResult:
             nproc_per_node=devices,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            rdzv_endpoint=str(folder / _RENDEZVOUS),
+            rdzv_endpoint=str(folder / "rendezvous"),
             rdzv_configs={"store_type": "file"},  # a port could be reached by others
-            local_addr=_LOOPBACK,
+            local_addr="127.0.0.1",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
         )

@@ -1,9 +1,8 @@
 """From raw counts to what the networks read: size factors and scaled log-expression."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ class GeneScaler:
     std: NDArray[np.float32]  # (n_genes,) within batches, infinite for a constant gene
 
     @classmethod
-    def fit(cls, x: NDArray[np.float32], batch_index: NDArray[np.int64] | None = None) -> GeneScaler:
+    def fit(cls, x: NDArray[np.float32], batch_index: NDArray[np.int64] | None = None) -> Self:
         """From log-expression (n_cells, n_genes) and the batch (n_cells,) of each cell."""
         members = [slice(None)] if batch_index is None else [batch_index == one for one in np.unique(batch_index)]
         means = np.stack([x[rows].mean(axis=0, dtype=np.float64) for rows in (*members, slice(None))])

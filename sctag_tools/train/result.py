@@ -1,17 +1,13 @@
 """What a run found."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ..mapping.reference import ReferenceModel
+from ..mapping.reference import ReferenceModel
 
 
 @dataclass(frozen=True)

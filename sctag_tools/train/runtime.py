@@ -1,7 +1,5 @@
 """The device and torch's global state during a run, which are afterwards what they were before."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """The training loop: steps over minibatches, driven by Lightning Fabric, with stopping rules and loss history."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -14,12 +12,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm.auto import tqdm
 
-from ..nn.minibatch import Minibatch
+from ..nn.minibatch import Minibatch, row_shares
 from ..nn.network import Ensemble
 from ..nn.self_training import target_distribution
 from .config import Config
 from .data import TrainingData
-from .distributed import row_shares
 
 _MIN_PRETRAIN_STEPS = 250  # or until each cell was seen once
 _MAX_CLUSTER_STEPS = 60
@@ -53,18 +50,15 @@ class Trainer:
         self._steps_per_epoch = data.steps_per_epoch(config.batch_size, paired=self._paired)
         self._targets: Tensor | None = None
         self._labels: NDArray[np.int64] | None = None
-        self._loss_weights = {
-            config.likelihood: config.count_weight,
-            "graph": config.graph_weight,
-            "cluster": config.cluster_weight,
-        }
+        weights = config.count_weight, config.graph_weight, config.cluster_weight
+        self._loss_weights = dict(zip((config.likelihood, "graph", "cluster"), weights, strict=True))
         self.history: dict[str, list[float]] = {name: [] for name in ("loss", *self._loss_weights)}
         self._unread: list[dict[str, Tensor]] = []  # terms of the latest steps, still on the device
 
     def pretrain(self) -> str:
         """Train without clusters, the learning rate rising and falling once; returns why it stopped."""
         steps = self._n_steps(self.config.pretrain_epochs, max(_MIN_PRETRAIN_STEPS, self._steps_per_epoch))
-        return self._run("Pretraining", steps, self.config.learning_rate, one_cycle=True)
+        return self._run("Pretraining", steps, self.config.learning_rate)
 
     def cluster(self, starts: list[tuple[NDArray[np.float32], float]]) -> str:
         """Self-training until clusters no longer change; returns why it stopped.
@@ -76,13 +70,7 @@ class Trainer:
         for net, (centroids, scale) in zip(self.nets, starts, strict=True):
             net.set_centroids(torch.from_numpy(centroids).to(self.fabric.device), scale)
         steps = self._n_steps(self.config.cluster_epochs, _MAX_CLUSTER_STEPS)
-        stop_early = self.config.cluster_epochs is None
-        return self._run(
-            "Clustering",
-            steps,
-            self.config.learning_rate * _CLUSTER_RATE,
-            converged=lambda step: self._refresh_targets(step) and stop_early,
-        )
+        return self._run("Clustering", steps, self.config.learning_rate * _CLUSTER_RATE, self._refresh_targets)
 
     def latents(self) -> list[Tensor]:
         """(n_cells, n_latent) latent of all cells from each network as it is, nothing masked."""
@@ -119,25 +107,17 @@ class Trainer:
     def _n_steps(self, epochs: int | None, default: int) -> int:
         return default if epochs is None else epochs * self._steps_per_epoch
 
-    def _run(
-        self,
-        phase: str,
-        steps: int,
-        learning_rate: float,
-        *,
-        one_cycle: bool = False,
-        converged: Callable[[int], bool] = lambda _: False,
-    ) -> str:
+    def _run(self, phase: str, steps: int, rate: float, converged: Callable[[int], bool] | None = None) -> str:
         # A new optimizer for each phase, as in the published code: the moments of the last one are of another loss.
         fused = self.fabric.device.type in {"cpu", "cuda"}
-        adam = torch.optim.Adam(self.nets.parameters(), lr=learning_rate, fused=fused)
+        adam = torch.optim.Adam(self.nets.parameters(), lr=rate, fused=fused)
         schedule = None
-        if one_cycle and steps:
-            schedule = OneCycleLR(adam, learning_rate, total_steps=steps, pct_start=_WARM_UP, cycle_momentum=False)
+        if converged is None and steps:
+            schedule = OneCycleLR(adam, rate, total_steps=steps, pct_start=_WARM_UP, cycle_momentum=False)
         module, optimizer = self.fabric.setup(self.nets, adam)
         with tqdm(range(steps), desc=phase, disable=not self.progress, leave=False, mininterval=0.5) as bar:
             for step in bar:
-                if converged(step):
+                if converged is not None and converged(step):
                     return "converged"
                 rows = next(self._rows)
                 shares = [
@@ -188,11 +168,12 @@ class Trainer:
         raise RuntimeError(msg)
 
     def _refresh_targets(self, step: int) -> bool:
-        """Refresh the target distribution every few steps; returns whether clusters no longer change."""
+        """Refresh the target distribution every few steps; returns whether to stop, as clusters no longer change."""
         if step % _REFRESH_EVERY:
             return False
         q = self.assignment(self.latents())
         self._targets = target_distribution(q)
         before, self._labels = self._labels, q.argmax(dim=1).cpu().numpy()
         unchanged = before is not None and bool((before != self._labels).mean() <= _MAX_CHANGED)
-        return bool(self.fabric.broadcast(unchanged))  # rounding must not send processes different ways
+        stops = unchanged and self.config.cluster_epochs is None
+        return bool(self.fabric.broadcast(stops))  # rounding must not send processes different ways

@@ -1,9 +1,17 @@
 """Confidence: a share of runs, in the order of the soft assignment."""
 
 import numpy as np
+import pytest
 
-from sctag_tools._core.confidence import agreement, confidence, strict_agreement
-from sctag_tools._core.consensus import Replicates
+from sctag_tools.cluster.confidence import (
+    ReplicateClusterings,
+    agreement,
+    cell_confidence,
+    draw_replicates,
+    strict_agreement,
+)
+from sctag_tools.cluster.partitions import draw_partitions
+from sctag_tools.cluster.tree import CoassociationTree
 
 
 def test_agreement_by_hand():
@@ -29,27 +37,29 @@ def test_a_cluster_that_others_split_is_less_sure():
     labels = np.repeat([0, 1], 100)
     proba = np.eye(2, dtype=np.float32)[labels]
     finer = np.tile(np.repeat([0, 1, 2], [50, 50, 100]), (21, 1))
-    whole, split = Replicates(labels[None], finer), Replicates(finer, finer)
-    assert confidence(labels, proba, whole).min() == 1
-    assert confidence(labels, proba, split)[:100].mean() < 0.95
-    assert confidence(labels, proba, split)[100:].min() > confidence(labels, proba, split)[:100].mean()
+    whole, split = ReplicateClusterings(labels[None], finer), ReplicateClusterings(finer, finer)
+    assert cell_confidence(labels, proba, whole).min() == 1
+    sure = cell_confidence(labels, proba, split)
+    assert sure[:100].mean() < 0.95
+    assert sure[100:].min() > sure[:100].mean()
 
 
-def doubtful(n=2000, seed=0):
+@pytest.fixture(scope="module")
+def doubtful():
     """Cells of two clusters, some close to the border; the further away, the more other runs agree."""
-    rng = np.random.default_rng(seed)
+    n, rng = 2000, np.random.default_rng(0)
     place = rng.uniform(-1, 1, n)
     others = np.array([place + rng.normal(scale=0.3, size=n) > 0 for _ in range(21)]).astype(np.int64)
     labels = (place > 0).astype(np.int64)
     first = 1 / (1 + np.exp(3 * place))
     proba = np.stack([first, 1 - first], axis=1).astype(np.float32)
     fresh = place + rng.normal(scale=0.3, size=n) > 0
-    return labels, proba, others, fresh == labels
+    found = cell_confidence(labels, proba, ReplicateClusterings(others, others))
+    return labels, proba, others, fresh == labels, found
 
 
-def test_it_is_a_share_of_runs():
-    labels, proba, others, happened = doubtful()
-    found = confidence(labels, proba, Replicates(others, others))
+def test_it_is_a_share_of_runs(doubtful):
+    *_, happened, found = doubtful
     assert found.dtype == np.float32
     assert (found >= 0).all()
     assert (found <= 1).all()
@@ -58,18 +68,23 @@ def test_it_is_a_share_of_runs():
         assert abs(found[inside].mean() - happened[inside].mean()) < 0.06
 
 
-def test_it_tells_apart_cells_that_other_runs_keep_alike():
+def test_it_tells_apart_cells_that_other_runs_keep_alike(doubtful):
     """Where all others agree, the assignment still says which cells are nearer to another cluster."""
-    labels, proba, others, _ = doubtful()
-    found = confidence(labels, proba, Replicates(others, others))
+    labels, proba, others, _, found = doubtful
     alike = agreement(labels, others) == 1
-    closeness = proba.max(axis=1)
-    assert np.corrcoef(found[alike], closeness[alike])[0, 1] > 0.3
+    assert np.corrcoef(found[alike], proba.max(axis=1)[alike])[0, 1] > 0.3
 
 
-def test_without_any_doubt_it_is_one():
-    labels = np.repeat([0, 1], 10)
-    proba = np.tile(np.float32([0.6, 0.4]), (20, 1))
-    np.testing.assert_array_equal(
-        confidence(labels, proba, Replicates(np.tile(labels, (5, 1)), np.tile(labels, (5, 1)))), 1
-    )
+def test_replicates_agree_where_clusters_are_clear(gaussians):
+    latent, labels = gaussians(4)
+    latent[:5] = (latent[:60].mean(axis=0) + latent[60:120].mean(axis=0)) / 2
+    rng = np.random.default_rng(0)
+    partitions = draw_partitions([latent], rng)
+    tree = CoassociationTree.from_partitions(partitions, rng)
+    replicates = draw_replicates(partitions, tree, 4, 1, rng)
+    assert replicates.same_number.shape == replicates.finer.shape == (21, len(labels))
+    assert all(len(np.unique(cut)) == 4 for cut in replicates.same_number)
+    assert all(len(np.unique(cut)) == 6 for cut in replicates.finer)
+    kept = agreement(tree.cut(4), replicates.finer)
+    assert kept[120:].min() == 1
+    assert kept[:5].max() < 1

@@ -1,12 +1,14 @@
-"""Nearest neighbours against brute-force distances."""
+"""The search for nearest neighbors against brute-force distances."""
+
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from sctag_tools._core.neighbors import Neighbors, find_neighbors, join_pieces, nearest
+from sctag_tools.neighbors import search
+from sctag_tools.neighbors.search import Neighbors, find_neighbors, nearest
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +30,36 @@ def test_exact_neighbors_equal_brute_force(points, metric, scipy_metric):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "correlation"])
-def test_rows_without_a_direction_are_as_far_as_a_right_angle(metric):
-    """As scikit-learn has it for zeros under the cosine; the angle to nothing is not defined."""
+def test_rows_without_a_direction_are_at_a_right_angle(metric):
+    """As in scikit-learn for zeros under the cosine; the angle to zero is not defined."""
     points = np.array([[1, 0, -1], [-1, 0, 1], [1, -2, 1], [0, 0, 0]], dtype=np.float32)
     indices, distances = nearest(points[:3], points, 3, metric)
     by_column = np.take_along_axis(distances, indices.argsort(axis=1), axis=1)
     np.testing.assert_allclose(by_column, [[0, 2, 1], [2, 0, 1], [1, 1, 0], [1, 1, 1]], atol=1e-6)
 
 
-def test_duplicated_cells_keep_themselves_in_front():
+def test_duplicated_cells_are_their_own_first_neighbors():
     points = np.repeat(np.eye(3, dtype=np.float32), 30, axis=0)
     found = find_neighbors(points, 5, metric="euclidean", random_state=0)
     np.testing.assert_array_equal(found.indices[:, 0], np.arange(90))
     assert all(len(set(row)) == 5 for row in found.indices.tolist())
     assert (found.distances == 0).all()
+
+
+def test_a_cell_that_the_search_did_not_list_takes_the_place_of_its_farthest_neighbor():
+    listed = np.array([[2, 1, 3], [3, 0, 1], [2, 1, 0], [3, 2, 1]])  # cell 0 is missing from its own row
+    found = Neighbors.from_search(listed, np.array([[0.0, 0, 1], [0, 0, 0], [0, 2, 1], [0, 1, 2]]))
+    np.testing.assert_array_equal(found.indices, [[0, 1, 2], [1, 0, 3], [2, 0, 1], [3, 2, 1]])
+    np.testing.assert_array_equal(found.distances, [[0, 0, 0], [0, 0, 0], [0, 1, 2], [0, 1, 2]])
+
+
+def test_csr_keeps_zero_distances_and_leaves_out_the_cell_itself_on_request():
+    found = Neighbors(np.array([[0, 2], [1, 0], [2, 0]]), np.array([[0, 0], [0, 3], [0, 0]], np.float32))
+    whole, others = found.to_csr(), found.to_csr(include_self=False)
+    assert (whole.nnz, others.nnz) == (6, 3)
+    np.testing.assert_array_equal(others.indices, [2, 0, 0])
+    np.testing.assert_array_equal(others.toarray(), [[0, 0, 0], [3, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(whole.toarray(), others.toarray())
 
 
 @pytest.mark.parametrize("n_neighbors", [1, 201])
@@ -55,47 +73,32 @@ def test_shapes_must_agree():
         Neighbors(np.zeros((3, 2), np.int64), np.zeros((3, 1), np.float32))
 
 
-def pieces(found):
-    n, k = found.indices.shape
-    graph = sparse.csr_matrix((np.ones(n * k), found.indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
-    return connected_components(graph, directed=False)[0]
+@pytest.mark.parametrize(("exact", "limit"), [(False, 200), (None, 199)])
+def test_rows_that_the_approximate_search_leaves_incomplete_are_searched_exactly(points, monkeypatch, exact, limit):
+    expected = find_neighbors(points, 4, metric="cosine", random_state=0)
+    graph = expected.indices.copy(), expected.distances.copy()
+    graph[0][50, 2:], graph[1][50, 2:] = -1, np.inf  # pynndescent's way of saying that it found no more
+    monkeypatch.setitem(
+        sys.modules, "pynndescent", SimpleNamespace(NNDescent=lambda *_, **__: SimpleNamespace(neighbor_graph=graph))
+    )
+    monkeypatch.setattr(search, "MAX_EXACT_CELLS", limit)
+    found = find_neighbors(points, 4, metric="cosine", random_state=0, exact=exact)
+    assert (graph[0] < 0).any()  # so it was the approximate search, on a copy
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.distances, expected.distances, atol=1e-6)
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "manhattan"])
-def test_pieces_are_joined_by_the_nearest_cells(metric):
-    rng = np.random.default_rng(0)
-    points = np.concatenate([rng.normal(size=(20, 3)) + 50 * np.eye(3)[i] for i in range(3)]).astype(np.float32)
-    found = find_neighbors(points, 5, metric=metric, random_state=0)
-    joined = join_pieces(found, points, metric=metric)
-    assert (pieces(found), pieces(joined)) == (3, 1)
-    changed = np.argwhere(joined.indices != found.indices)
-    assert len(changed) == 2  # a tree of three pieces
-    for row, column in changed:
-        assert column == 4  # the farthest neighbour gave way
-        other = joined.indices[row, column]
-        distance = cdist(points[[row]], points[[other]], "cityblock" if metric == "manhattan" else metric).item()
-        assert joined.distances[row, column] == pytest.approx(distance, rel=1e-4)
-        assert row // 20 != other // 20
-
-
-def test_pieces_of_identical_cells_are_joined_too():
-    points = np.zeros((12, 2), np.float32)
-    found = Neighbors(np.array([[i // 4 * 4 + (i + j) % 4 for j in range(4)] for i in range(12)]), np.zeros((12, 4)))
-    assert (pieces(found), pieces(join_pieces(found, points, metric="euclidean"))) == (3, 1)
-
-
-def test_a_graph_in_one_piece_is_left_alone(points):
-    found = find_neighbors(points, 15, metric="euclidean", random_state=0)
-    assert join_pieces(found, points, metric="euclidean") is found
-
-
+# pynndescent compiles for half a minute on its first call
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # numba's own, on compilation
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:numba")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pynndescent")
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_approximate_neighbors_recall(metric):
-    points = np.random.default_rng(0).normal(size=(9_000, 10)).astype(np.float32)
-    exact = find_neighbors(points, 15, metric=metric, random_state=0, exact=True)
-    found = find_neighbors(points, 15, metric=metric, random_state=0, exact=False)
-    np.testing.assert_array_equal(found.indices[:, 0], np.arange(9_000))
-    shared = [len(np.intersect1d(a, b)) for a, b in zip(exact.indices, found.indices, strict=True)]
-    assert np.mean(shared) / 15 > 0.95
+def test_approximate_search_finds_the_exact_neighbors(metric):
+    rng = np.random.default_rng(0)
+    points = (rng.normal(size=(5000, 20)) + 4 * rng.normal(size=(12, 20))[rng.integers(12, size=5000)]).astype("f4")
+    points[100:140] = points[100]  # more duplicates than neighbors
+    exact, found = (find_neighbors(points, 15, metric=metric, random_state=0, exact=exact) for exact in (True, False))
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(5000))
+    np.testing.assert_allclose(found.distances[100:140], 0, atol=1e-3)
+    unique = np.setdiff1d(np.arange(5000), np.arange(100, 140))  # which duplicates are listed is arbitrary
+    assert np.mean([len(np.intersect1d(exact.indices[i], found.indices[i])) for i in unique]) > 0.95 * 15

@@ -1,22 +1,14 @@
 """Latents of several networks on one scale and in one."""
 
 import numpy as np
-import pytest
 
-from sctag_tools._core.latent import JointLatent, centroids_of
+from sctag_tools.nn.joint_latent import JointLatent
 
 RNG = np.random.default_rng(0)
 
 
-def test_centroids_and_spread_by_hand():
-    latent = np.array([[0.0, 0.0], [2.0, 0.0], [10.0, 10.0]], dtype=np.float32)
-    centroids, spread = centroids_of(latent, np.array([4, 4, 7]))
-    np.testing.assert_allclose(centroids, [[1, 0], [10, 10]])
-    assert spread == pytest.approx(np.sqrt(2 / 6))
-
-
 def joint_latent(latents):
-    return JointLatent.of(latents).apply(latents)
+    return JointLatent.fit(latents).transform(latents)
 
 
 def test_scale_and_position_are_forgotten():
@@ -27,8 +19,8 @@ def test_scale_and_position_are_forgotten():
 
 def test_other_cells_go_where_the_same_cells_would():
     latents = [RNG.normal(size=(50, 4)).astype(np.float32) for _ in range(2)]
-    joint = JointLatent.of(latents)
-    np.testing.assert_allclose(joint.apply([z[:7] for z in latents]), joint.apply(latents)[:7], atol=1e-6)
+    joint = JointLatent.fit(latents)
+    np.testing.assert_allclose(joint.transform([z[:7] for z in latents]), joint.transform(latents)[:7], atol=1e-6)
 
 
 def test_rotated_copies_join_to_what_they_share():

@@ -1,4 +1,4 @@
-"""The normalised graph and its hop features against dense algebra and PyG, on directed graphs too."""
+"""Normalized graph, hop features and TAG layers against dense algebra and PyG's own layers, on directed graphs too."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from torch_geometric.nn import TAGConv
 
-from sctag_tools._core.graph import (
-    hop_blocks,
-    nearest_entries,
-    normalise_adjacency,
-    sample_neighbors,
-    subgraph_targets,
-)
-from sctag_tools._core.model import TAGEncoder, apply_tag
+from sctag_tools.nn.tag import PrecomputedTAGConv, hop_features, normalize_adjacency
 
 
 def random_graph(n, *, seed=0, density=0.2, directed=True):
@@ -23,7 +16,7 @@ def random_graph(n, *, seed=0, density=0.2, directed=True):
     return graph if directed else graph + graph.T
 
 
-def dense_normalised(graph):
+def dense_normalized(graph):
     dense = graph.toarray().astype(np.float64)
     np.fill_diagonal(dense, 0)
     degree = dense.sum(axis=1)
@@ -31,101 +24,93 @@ def dense_normalised(graph):
     return scale[:, None] * dense * scale[None, :]
 
 
-@pytest.mark.parametrize("directed", [True, False])
-def test_normalisation_equals_dense_algebra(directed):
-    graph = random_graph(40, directed=directed)
-    np.testing.assert_allclose(normalise_adjacency(graph).toarray(), dense_normalised(graph), atol=1e-6)
+def random_features(n, width, seed=1):
+    return np.random.default_rng(seed).normal(size=(n, width)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.coo_array])
-def test_normalisation_takes_any_sparse_format_and_leaves_it_alone(kind):
-    graph = kind(random_graph(20))
+@pytest.mark.parametrize("directed", [True, False])
+def test_normalization_equals_dense_algebra(directed, kind):
+    """Degrees are row sums; any sparse format is taken and left alone; loops go, cells without edges stay empty."""
+    graph = random_graph(40, directed=directed).tolil()
+    graph[3] = graph[7] = 0
+    graph[7, 7] = 2  # a loop alone is no edge
+    graph = kind(graph)
     before = graph.toarray()
-    assert isinstance(normalise_adjacency(graph), sparse.csr_matrix)
+    assert before.diagonal().sum() > 2
+    found = normalize_adjacency(graph)
+    assert isinstance(found, sparse.csr_matrix)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.toarray(), dense_normalized(graph), atol=1e-6)
+    assert found[3].nnz == found[7].nnz == 0
     np.testing.assert_array_equal(graph.toarray(), before)
 
 
-def test_isolated_cell_has_an_empty_row():
-    graph = random_graph(10, directed=False).tolil()
-    graph[3], graph[:, 3] = 0, 0
-    normalised = normalise_adjacency(graph.tocsr())
-    assert normalised[3].nnz == 0
-    assert np.isfinite(normalised.data).all()
-
-
-def test_self_loops_are_dropped():
-    assert normalise_adjacency(sparse.eye(5, format="csr")).nnz == 0
+def test_only_loops_are_an_empty_graph():
+    graph = normalize_adjacency(sparse.eye(5, format="csr"))
+    assert graph.nnz == 0
+    assert (hop_features(np.ones((5, 2), np.float32), graph, 2)[:, 1:] == 0).all()
 
 
 @settings(max_examples=25, deadline=None)
 @given(n=st.integers(2, 15), n_hops=st.integers(0, 4), seed=st.integers(0, 1000))
-def test_hop_blocks_are_powers_of_the_adjacency(n, n_hops, seed):
-    graph = normalise_adjacency(random_graph(n, seed=seed, density=0.5))
-    x = np.random.default_rng(seed).normal(size=(n, 3)).astype(np.float32)
-    blocks = hop_blocks(x, graph, n_hops)
-    assert blocks.shape == (n, n_hops + 1, 3)
+def test_hop_features_are_powers_of_the_adjacency(n, n_hops, seed):
+    graph = normalize_adjacency(random_graph(n, seed=seed, density=0.5))
+    x = random_features(n, 3, seed)
+    hops = hop_features(x, graph, n_hops).numpy()
+    assert hops.shape == (n, n_hops + 1, 3)
     for k in range(n_hops + 1):
         expected = np.linalg.matrix_power(graph.toarray().astype(np.float64), k) @ x
-        np.testing.assert_allclose(blocks[:, k], expected, atol=1e-4)
+        np.testing.assert_allclose(hops[:, k], expected, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")  # torch, on any CSR tensor
+def test_hop_features_of_many_genes_are_those_of_each():
+    graph, x = normalize_adjacency(random_graph(12)), random_features(12, 600)
+    expected = graph.toarray() @ graph.toarray() @ x
+    np.testing.assert_allclose(hop_features(x, graph, 2)[:, 2], expected, atol=1e-5)
+
+
+def whole_graph(graph):
+    """(edge_index, edge_weight) of PyG: edges point to the cell whose row they are in."""
+    targets, sources = graph.nonzero()
+    return torch.from_numpy(np.stack([sources, targets])).long(), torch.from_numpy(graph.toarray()[targets, sources])
+
+
+@pytest.mark.parametrize("n_hops", [0, 1, 3])
 @pytest.mark.parametrize("directed", [True, False])
-def test_tag_layer_over_hop_blocks_equals_pyg_and_a_dense_sum(directed):
-    n, width, out, n_hops = 30, 6, 4, 3
-    graph = normalise_adjacency(random_graph(n, directed=directed))
-    x = np.random.default_rng(1).normal(size=(n, width)).astype(np.float32)
-    layer = TAGConv(width, out, K=n_hops, normalize=False)
+def test_layer_on_hop_features_equals_pyg_on_the_whole_graph(directed, n_hops):
+    n, width, out = 30, 6, 4
+    graph, x = normalize_adjacency(random_graph(n, directed=directed)), random_features(30, 6)
+    layer = PrecomputedTAGConv(width, out, n_hops)
+    pyg = TAGConv(width, out, K=n_hops, normalize=False)
+    pyg.load_state_dict(layer.state_dict())
     with torch.no_grad():
-        torch.nn.init.normal_(layer.bias)
-        found = apply_tag(layer, torch.from_numpy(hop_blocks(x, graph, n_hops))).numpy()
-        csr = torch.sparse_csr_tensor(
-            torch.from_numpy(graph.indptr).long(), torch.from_numpy(graph.indices).long(), torch.from_numpy(graph.data),
-            size=graph.shape,
-        )  # fmt: skip
-        pyg = layer(torch.from_numpy(x), csr).numpy()
-        weights = [lin.weight.numpy().astype(np.float64) for lin in layer.lins]
-        dense = sum(np.linalg.matrix_power(graph.toarray(), k) @ x @ w.T for k, w in enumerate(weights))
-    np.testing.assert_allclose(found, pyg, atol=1e-5)
-    np.testing.assert_allclose(found, dense + layer.bias.detach().numpy(), atol=1e-5)
+        for module in (layer, pyg):
+            module.bias.copy_(torch.arange(out))
+        hops = hop_features(x, graph, n_hops)
+        found = layer(hops).numpy()
+        on_edges = pyg(torch.from_numpy(x), *whole_graph(graph)).numpy()
+        rows = layer(hops[[5, 2]]).numpy()
+    weights = [linear.weight.detach().numpy().astype(np.float64) for linear in layer.lins]
+    dense = sum(np.linalg.matrix_power(graph.toarray(), k) @ x @ w.T for k, w in enumerate(weights)) + np.arange(out)
+    np.testing.assert_allclose(found, on_edges, atol=1e-5)
+    np.testing.assert_allclose(found, dense, atol=1e-5)
+    np.testing.assert_allclose(rows, found[[5, 2]], atol=1e-6)
 
 
-def test_a_transposed_graph_gives_other_features():
-    graph = random_graph(20)
-    x = np.ones((20, 1), dtype=np.float32)
-    one, other = (hop_blocks(x, normalise_adjacency(g), 1)[:, 1] for g in (graph, graph.T.tocsr()))
-    assert not np.allclose(one, other)
-
-
-def test_encoder_of_no_hops_ignores_the_graph():
-    encoder = TAGEncoder(5, 8, 2, n_hops=0)
-    x = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
-    one, other = (hop_blocks(x, normalise_adjacency(random_graph(12, seed=s)), 0) for s in (1, 2))
-    assert torch.equal(encoder(torch.from_numpy(one)), encoder(torch.from_numpy(other)))
-
-
-def test_sampled_neighbors_follow_the_edge_weights():
-    graph = sparse.csr_matrix(np.array([[0, 3.0, 1.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1.0, 0]], np.float32))
-    rng = np.random.default_rng(0)
-    drawn = np.stack([sample_neighbors(graph, np.arange(4), rng) for _ in range(2_000)])
-    assert set(drawn[:, 0]) == {1, 2}
-    assert (drawn[:, 0] == 1).mean() == pytest.approx(0.75, abs=0.04)
-    assert (drawn[:, 1] == 0).all()
-    assert (drawn[:, 2] == 2).all()  # isolated: itself
-
-
-def test_subgraph_targets_are_rows_of_the_graph_scaled_to_one():
-    graph = random_graph(25)
-    rows = np.array([3, 8, 8, 20, 1])
-    expected = graph.toarray()[np.ix_(rows, rows)]
-    totals = expected.sum(axis=1)
-    found = subgraph_targets(graph, rows)
-    np.testing.assert_allclose(found[totals > 0], expected[totals > 0] / totals[totals > 0, None], rtol=1e-6)
-    assert (found[totals == 0] == 0).all()
-
-
-def test_nearest_entries_by_hand():
-    distances = sparse.csr_matrix(([0.0, 3.0, 1.0, 2.0, 5.0, 4.0], [0, 1, 2, 3, 0, 2], [0, 4, 4, 4, 6]), shape=(4, 4))
-    kept = nearest_entries(distances, 2)
-    assert [kept.indices[kept.indptr[i] : kept.indptr[i + 1]].tolist() for i in range(4)] == [[2, 3], [], [], [0, 2]]
-    assert kept[0, 3] == 2
+def test_messages_give_a_new_cell_what_pyg_gives_it_in_the_graph():
+    """The new cell gathers from three others, and gives nothing to them."""
+    n, width, out, n_hops = 20, 5, 3, 2
+    graph, x = normalize_adjacency(random_graph(n)).toarray(), random_features(n + 1, width)
+    joined = np.zeros((n + 1, n + 1), np.float32)
+    joined[:n, :n], joined[n, [4, 9, 11]] = graph, [0.5, 0.2, 0.1]
+    layer, pyg = PrecomputedTAGConv(width, out, n_hops), TAGConv(width, out, K=n_hops, normalize=False)
+    torch.nn.init.normal_(layer.bias)
+    pyg.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        messages = layer.outgoing_message(hop_features(x[:n], sparse.csr_matrix(graph), n_hops))
+        summed = torch.from_numpy(joined[[n], :n]) @ messages
+        found = layer.with_messages(torch.from_numpy(x[[n]]), summed).numpy()
+        expected = pyg(torch.from_numpy(x), *whole_graph(sparse.csr_matrix(joined))).numpy()[[n]]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert summed.abs().max() > 1e-2

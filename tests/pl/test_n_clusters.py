@@ -5,43 +5,45 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scanpy as sc
-from matplotlib.figure import Figure
 
 import sctag_tools as sctag
 
 
-@pytest.fixture
-def chosen(graphed, short):
-    sctag.tl.sctag(graphed, **(short | {"pretrain_epochs": 30}))
-    return graphed
-
-
-def test_shows_what_was_stored(chosen, unchanged, tmp_path):
+@pytest.mark.parametrize(("n_clusters", "n_shown"), [(3, 40), (41, 46), (59, 59)])
+def test_shows_what_was_stored_in_a_file(chosen, unchanged, tmp_path, n_clusters, n_shown):
+    chosen.uns["sctag"]["params"]["n_clusters"] = n_clusters
     chosen.write_h5ad(tmp_path / "run.h5ad")
-    chosen = sc.read_h5ad(tmp_path / "run.h5ad")
-    with unchanged(chosen):
-        above, below = sctag.pl.n_clusters(chosen, show=False)
-    curve, found = chosen.uns["sctag"]["n_clusters_curve"], chosen.obs["sctag"].nunique()
-    assert f"{found} clusters" in above.get_title()
-    for ax, name in ((above, "coassociation"), (below, "separation")):
-        counted, rejected = (points.get_offsets() for points in ax.collections)
-        assert len(counted) == found - 1
-        shown = dict(np.concatenate([counted, rejected]))
-        for number, value in list(zip(curve["n_clusters"], curve[name], strict=True))[: len(shown)]:
-            assert shown[number] == max(value, 0)
-    assert above.lines[0].get_ydata()[0] == 0.5
+    adata = sc.read_h5ad(tmp_path / "run.h5ad")
+    with unchanged(adata):
+        above, below = sctag.pl.n_clusters(adata, show=False)
+    assert above.get_title() == f"{n_clusters} clusters"
+    curve = adata.uns["sctag"]["n_clusters_curve"]
+    limits = np.full(59, 0.75), curve["least_separation"]
+    for ax, name, limit in zip((above, below), ("coassociation", "separation"), limits, strict=True):
+        supported, others = (points.get_offsets() for points in ax.collections)
+        np.testing.assert_array_equal(supported[:, 0], [2, 3])
+        shown = np.concatenate([supported, others])
+        np.testing.assert_array_equal(shown[:, 0], np.arange(2, n_shown + 2))
+        np.testing.assert_array_equal(shown[:, 1], np.maximum(curve[name][:n_shown], 0))
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), limit[:n_shown])
+        assert ax.lines[1].get_xdata()[0] == n_clusters + 0.5
+        assert ax.texts[0].get_text() == f"limit\n{limit[n_shown - 1]:.2g}"
+        assert ax.texts[0].xy[1] == limit[n_shown - 1]
+    legend = [text.get_text() for text in above.get_legend().get_texts()]
+    assert legend == ["supported split", "not supported", "limit", "number chosen"]
+    assert chosen.uns["sctag"]["n_clusters_curve"]["separation"].min() < 0
 
 
-def test_return_types(chosen):
-    assert isinstance(sctag.pl.n_clusters(chosen, return_fig=True), Figure)
-    assert sctag.pl.n_clusters(chosen, show=True) is None
+def test_limits_of_version_0_1_are_drawn(chosen):
+    """There the limit of the first was in no file, and that of the second was one number."""
+    curve = chosen.uns["sctag"]["n_clusters_curve"]
+    del curve["max_coassociation"]
+    curve["least_separation"] = 3.5
+    above, below = sctag.pl.n_clusters(chosen, show=False)
+    assert (above.lines[0].get_ydata() == 2 / 3).all()
+    assert (below.lines[0].get_ydata() == 3.5).all()
 
 
 def test_a_given_number_has_no_evidence(clustered):
     with pytest.raises(ValueError, match="number of clusters of 'sctag' was given"):
         sctag.pl.n_clusters(clustered)
-
-
-def test_missing_result(graphed):
-    with pytest.raises(KeyError, match="no scTAG result 'sctag'"):
-        sctag.pl.n_clusters(graphed)

@@ -1,57 +1,33 @@
-"""Threads that hurt are not used, those of the user are, and all are put back."""
+"""The device that is taken, and threads: as many as the user asks for, then as many as before."""
+
+import contextlib
 
 import pytest
 import torch
 
-from sctag_tools._core import threads
+from sctag_tools.train.runtime import own_threads, resolve_accelerator
 
 
-@pytest.fixture
-def two_threads(monkeypatch):
+def test_auto_never_takes_mps_and_an_absent_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert [resolve_accelerator(name) for name in ("auto", "cpu", "mps", "gpu")] == ["cpu", "cpu", "mps", "gpu"]
+    with pytest.raises(ValueError, match="'cuda' was asked for"):
+        resolve_accelerator("cuda")
+
+
+@pytest.mark.parametrize(("requested", "used"), [(None, 2), ("1,1", 1), ("2", 2), ("7", 2)])
+def test_threads_are_lowered_to_the_users_number_and_put_back(monkeypatch, requested, used):
+    """numba calls OpenMP as torch does here, which raises torch's number above ``OMP_NUM_THREADS``."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if requested is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", requested)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize(("crowded", "used"), [(True, 1), (False, 2)])
-def test_one_thread_where_two_are_slower(two_threads, monkeypatch, crowded, used):
-    monkeypatch.setattr(threads, "_crowded", lambda _: crowded)
-    with threads.helpful_threads():
-        assert torch.get_num_threads() == used
-    assert torch.get_num_threads() == 2
-
-
-def test_threads_are_put_back_after_an_error(two_threads, monkeypatch):
-    monkeypatch.setattr(threads, "_crowded", lambda _: True)
-    with pytest.raises(KeyError), threads.helpful_threads():
-        raise KeyError
-    assert torch.get_num_threads() == 2
-
-
-def test_the_users_number_stands(two_threads, monkeypatch):
-    monkeypatch.setattr(threads, "_crowded", lambda _: True)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    with threads.helpful_threads():
+    try:
+        with contextlib.suppress(KeyError), own_threads():
+            assert torch.get_num_threads() == used
+            raise KeyError
         assert torch.get_num_threads() == 2
-
-
-def test_a_number_that_another_library_raised_is_lowered_again(two_threads, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1,1")
-    with threads.helpful_threads():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.parametrize("slow", [1, 2])
-def test_the_slower_number_is_recognised(two_threads, monkeypatch, slow):
-    clock = [0.0]
-
-    def later():
-        clock[0] += 0.01 if torch.get_num_threads() == slow else 0.001
-        return clock[0]
-
-    monkeypatch.setattr(threads.time, "perf_counter", later)
-    assert threads._crowded(2) == (slow == 2)
-    assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,100 @@
+"""``sctag.tl.umap``: the UMAP of the latent."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import scanpy as sc
+from sklearn.manifold import trustworthiness
+
+import sctag_tools as sctag
+
+
+def test_shows_the_neighbors_in_the_latent_and_writes_nothing_else(clustered, same):
+    clustered.obsm["X_umap"] = np.zeros((150, 2))
+    before = clustered.copy()
+    assert sctag.tl.umap(clustered) is None
+    umap = clustered.obsm.pop("X_sctag_umap")
+    assert umap.dtype == np.float32
+    assert umap.shape == (150, 2)
+    latent = clustered.obsm["X_sctag"]
+    assert trustworthiness(latent, umap, n_neighbors=10) > 0.9
+    assert trustworthiness(latent[::-1], umap, n_neighbors=10) < 0.7  # of other cells
+    same(before, clustered)  # with the user's own graph and UMAP
+
+
+def test_seed_is_that_of_the_run_by_default(clustered):
+    layouts = {}
+    for recorded, given in ((0, None), (0, 7), (7, None), (None, None)):  # mapped cells have none
+        adata = clustered.copy()
+        adata.uns["sctag"]["params"].pop("random_state")
+        if recorded is not None:
+            adata.uns["sctag"]["params"]["random_state"] = np.int64(recorded)  # as in a file
+        sctag.tl.umap(adata, random_state=given)
+        layouts[recorded, given] = adata.obsm["X_sctag_umap"]
+    assert np.abs(layouts[0, None] - layouts[0, 7]).max() > 0.1
+    np.testing.assert_array_equal(layouts[0, 7], layouts[7, None])
+    np.testing.assert_array_equal(layouts[0, None], layouts[None, None])
+
+
+def test_replaces_an_earlier_one_in_a_copy_or_in_place(clustered, unchanged, same):
+    clustered.obsm["X_sctag_umap"] = np.zeros((150, 2), np.float32)
+    with unchanged(clustered):
+        changed = sctag.tl.umap(clustered, copy=True)
+    sctag.tl.umap(clustered)
+    same(clustered, changed)
+    assert changed.obsm["X_sctag_umap"].any()
+
+
+def test_other_key_on_a_view_is_told_once(clustered, unchanged):
+    clustered.uns["other"], clustered.obsm["X_other"] = clustered.uns["sctag"], clustered.obsm["X_sctag"][:, :3]
+    view = clustered[::2]
+    with unchanged(clustered), pytest.warns(UserWarning, match="view") as caught:
+        sctag.tl.umap(view, key="other")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert view.obsm["X_other_umap"].shape == (75, 2)
+    assert "X_sctag_umap" not in view.obsm
+
+
+def test_few_cells(clustered):
+    few = clustered[:8].copy()
+    sctag.tl.umap(few)
+    assert np.isfinite(few.obsm["X_sctag_umap"]).all()
+
+
+def test_separate_clusters_are_laid_out_without_a_warning(clustered):
+    latent = clustered.obsm["X_sctag"]
+    latent += 1e4 * (np.arange(150) % 6)[:, None].astype(np.float32)
+    sctag.tl.umap(clustered)
+    assert trustworthiness(latent, clustered.obsm["X_sctag_umap"], n_neighbors=10) > 0.9
+
+
+def test_the_log_names_what_was_written_and_no_temporary(clustered):
+    log = io.StringIO()
+    sc.settings.logfile, sc.settings.verbosity = log, 3
+    sctag.tl.umap(clustered)
+    assert "computing the UMAP of 'X_sctag'" in log.getvalue()
+    assert "'X_sctag_umap'" in log.getvalue()
+    assert "sctag_neighbors" not in log.getvalue()
+    assert "'X_umap'" not in log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"key": "none"}, KeyError, r"no scTAG result 'none'.*There are \['sctag'\].*`key=`"),
+        ({"key": "sctag_neighbors"}, KeyError, "no scTAG result"),
+        ({"random_state": -1}, ValueError, "random_state must be at least 0"),
+        ({"copy": 1}, TypeError, "copy must be True or False"),
+    ],
+)
+def test_what_is_refused(clustered, unchanged, options, error, match):
+    with unchanged(clustered), pytest.raises(error, match=match):
+        sctag.tl.umap(clustered, **options)
+
+
+def test_no_anndata():
+    with pytest.raises(TypeError, match=r"sctag\.tl\.umap needs an AnnData"):
+        sctag.tl.umap(np.zeros((5, 5)))
