@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from ._anndata.access import silent_writing
+
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
-    from numpy.typing import NDArray
+
+    from .mapping.placement import Placement
+    from .mapping.reference import ReferenceCells
+    from .train.result import FitResult
 
 GRAPH_KEY = "sctag_neighbors"  # in uns, where pp.build_graph writes by default
 MODEL = "model"  # entry of uns[key] that holds the trained model
@@ -28,44 +34,27 @@ class ResultKeys:
         self.colors = f"{key}_colors"  # uns, written by scanpy's plots
         self.denoised = f"{key}_denoised"  # layer, (n_obs, n_vars) float32
 
-    def write(
-        self,
-        adata: AnnData,
-        *,
-        latent: NDArray[np.float32],
-        proba: NDArray[np.float32],
-        confidence: NDArray[np.float32],
-        categories: list[str],
-        record: dict[str, Any],
-        novelty: NDArray[np.float32] | None = None,
-    ) -> None:
-        """Write a whole result and remove what belonged to an earlier one of this name.
+    def write(self, adata: AnnData, found: FitResult | ReferenceCells | Placement, record: dict[str, Any]) -> None:
+        """Write what was ``found``, and remove what was made of an earlier result of this name.
 
         Arrays are copied, so that changes by the user do not reach the model in ``uns``.
         """
-        import pandas as pd
-
-        from ._anndata.access import silent_writing
-
+        n_clusters = found.proba.shape[1]
         with silent_writing():
-            self.clear_derived(adata, len(categories))
-            adata.obs[self.clusters] = pd.Categorical.from_codes(proba.argmax(axis=1), categories=categories)
-            adata.obs[self.confidence] = confidence.copy()
-            if novelty is not None:
-                adata.obs[self.novelty] = novelty.copy()
-            adata.obsm[self.latent] = latent.copy()
-            adata.obsm[self.proba] = proba.copy()
+            if len(adata.uns.get(self.colors, ())) != n_clusters:
+                adata.uns.pop(self.colors, None)
+            adata.obsm.pop(self.umap, None)
+            for layer in (self.denoised, dropout_layer(self.denoised)):
+                adata.layers.pop(layer, None)
+            if self.novelty in adata.obs:
+                del adata.obs[self.novelty]
+            categories = [str(number) for number in range(n_clusters)]
+            adata.obs[self.clusters] = pd.Categorical.from_codes(found.proba.argmax(axis=1), categories=categories)
+            adata.obs[self.confidence] = found.confidence.copy()
+            if "mapped_to" in record:
+                adata.obs[self.novelty] = found.novelty.copy()  # type: ignore[union-attr]
+            adata.obsm[self.latent], adata.obsm[self.proba] = found.latent.copy(), found.proba.copy()
             adata.uns[self.key] = record
-
-    def clear_derived(self, adata: AnnData, n_clusters: int) -> None:
-        """Remove what was made of an earlier result: UMAP, novelty, denoised layers, colors of another number."""
-        if len(adata.uns.get(self.colors, ())) != n_clusters:
-            adata.uns.pop(self.colors, None)
-        adata.obsm.pop(self.umap, None)
-        if self.novelty in adata.obs:
-            del adata.obs[self.novelty]
-        for layer in (self.denoised, dropout_layer(self.denoised)):
-            adata.layers.pop(layer, None)
 
     def require_result(self, adata: AnnData) -> None:
         """Raise KeyError unless ``adata`` holds this result; the error lists those that it holds."""

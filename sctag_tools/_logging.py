@@ -2,8 +2,6 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 
 
@@ -13,18 +11,6 @@ def info(message: str, *, time: datetime | None = None, deep: str | None = None)
 
     started: datetime = logging.info(message, time=time, deep=deep)
     return started
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Keep scanpy from reporting on a temporary object, whose slots the user never sees."""
-    from scanpy import settings
-
-    before, settings.verbosity = settings.verbosity, 0
-    try:
-        yield
-    finally:
-        settings.verbosity = before
 
 
 def verbosity() -> int:

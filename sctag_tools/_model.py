@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _CLASS = "sctag.ScTAG"
 
 
-@takes_options("clustering", "model", before="check_values")
+@takes_options("clustering", "model")
 class ScTAG:
     """Learns a latent and clusters of cells, keeps what it learned, and places new cells.
 

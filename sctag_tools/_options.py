@@ -56,9 +56,10 @@ def _readable(annotation: Any) -> Any:
 
 def _with_texts(docstring: str, groups: tuple[Group, ...]) -> str:
     """Replace ``{name}`` by the entry of one option, and ``{options}`` by those of all others of these groups."""
-    text = textwrap.TextWrapper(_WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    entries = {one.name: f"    {one.name}\n{text.fill(one.metadata['text'])}\n" for one in options_of(*groups)}
+    text = textwrap.TextWrapper(_WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 4)
+    entries = {one.name: f"{one.name}\n{text.fill(one.metadata['text'])}" for one in options_of(*groups)}
+    docstring = inspect.cleandoc(docstring)  # as Python 3.13 does by itself
     for name in [*entries]:
-        if f"    {{{name}}}\n" in docstring:
-            docstring = docstring.replace(f"    {{{name}}}\n", entries.pop(name))
-    return docstring.replace("    {options}\n", "".join(entries.values()))
+        if f"\n{{{name}}}\n" in docstring:
+            docstring = docstring.replace(f"{{{name}}}", entries.pop(name))
+    return docstring.replace("{options}", "\n".join(entries.values()))

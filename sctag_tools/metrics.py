@@ -10,21 +10,17 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike
 
-_USUAL_KEY = "sctag"
-
 
 def accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     """Compute the share of cells whose cluster is matched with their label.
 
-    Clusters and labels are matched one to one so that the share is largest (Hungarian algorithm).
-    Their numbers may differ: those left over count as wrong.
+    Clusters and labels are matched one to one so that the share is largest (Hungarian algorithm). Their numbers may
+    differ: those left over count as wrong. :func:`score` gives all three measures of a result in an AnnData.
 
     Parameters
     ----------
-    labels_true
-        Known labels, shape (n_obs,), of any type.
-    labels_pred
-        Clusters, shape (n_obs,), of any type.
+    labels_true, labels_pred
+        Known labels and clusters, shape (n_obs,) each, of any type.
 
     Returns
     -------
@@ -33,11 +29,7 @@ def accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        The two differ in length, are empty, are not one-dimensional or hold missing values.
-
-    See Also
-    --------
-    sctag_tools.metrics.score : the three measures of a result in an AnnData.
+        If the two differ in length, are empty, are not one-dimensional or hold missing values.
 
     Examples
     --------
@@ -51,19 +43,18 @@ def accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     true, pred = _paired_codes(labels_true, labels_pred)
     table = np.zeros((true.max() + 1, pred.max() + 1), dtype=np.int64)
     np.add.at(table, (true, pred), 1)
-    matched = table[linear_sum_assignment(table, maximize=True)].sum()
-    return float(matched / true.size)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / true.size)
 
 
 def nmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
-    """Compute the normalised mutual information, with the arithmetic mean of the two entropies as the norm.
+    """Compute the normalized mutual information, with the arithmetic mean of the two entropies as the norm.
+
+    The computation is that of :func:`sklearn.metrics.normalized_mutual_info_score`.
 
     Parameters
     ----------
-    labels_true
-        Known labels, shape (n_obs,), of any type.
-    labels_pred
-        Clusters, shape (n_obs,), of any type.
+    labels_true, labels_pred
+        Known labels and clusters, shape (n_obs,) each, of any type.
 
     Returns
     -------
@@ -72,11 +63,7 @@ def nmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        The two differ in length, are empty, are not one-dimensional or hold missing values.
-
-    See Also
-    --------
-    sklearn.metrics.normalized_mutual_info_score : what is computed.
+        If the two differ in length, are empty, are not one-dimensional or hold missing values.
 
     Examples
     --------
@@ -92,12 +79,12 @@ def nmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
 def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     """Compute the adjusted Rand index.
 
+    The computation is that of :func:`sklearn.metrics.adjusted_rand_score`.
+
     Parameters
     ----------
-    labels_true
-        Known labels, shape (n_obs,), of any type.
-    labels_pred
-        Clusters, shape (n_obs,), of any type.
+    labels_true, labels_pred
+        Known labels and clusters, shape (n_obs,) each, of any type.
 
     Returns
     -------
@@ -106,11 +93,7 @@ def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        The two differ in length, are empty, are not one-dimensional or hold missing values.
-
-    See Also
-    --------
-    sklearn.metrics.adjusted_rand_score : what is computed.
+        If the two differ in length, are empty, are not one-dimensional or hold missing values.
 
     Examples
     --------
@@ -123,8 +106,8 @@ def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     return float(adjusted_rand_score(*_paired_codes(labels_true, labels_pred)))
 
 
-def score(adata: AnnData, label_key: str, *, key: str = _USUAL_KEY) -> dict[str, float]:
-    """Compare a clustering with known labels.
+def score(adata: AnnData, label_key: str, *, key: str = "sctag") -> dict[str, float]:
+    """Compare a clustering, such as that of :func:`sctag_tools.tl.sctag`, with known labels.
 
     Cells without a label (missing values in `adata.obs[label_key]`) are left out.
 
@@ -132,10 +115,8 @@ def score(adata: AnnData, label_key: str, *, key: str = _USUAL_KEY) -> dict[str,
     ----------
     adata
         Annotated data; it is not changed.
-    label_key
-        Column of `adata.obs` with the known labels.
-    key
-        Column of `adata.obs` with the clusters.
+    label_key, key
+        Columns of `adata.obs` with the known labels and with the clusters.
 
     Returns
     -------
@@ -144,31 +125,26 @@ def score(adata: AnnData, label_key: str, *, key: str = _USUAL_KEY) -> dict[str,
     Raises
     ------
     KeyError
-        One of the columns does not exist.
+        If one of the columns does not exist.
     ValueError
-        No cell has a label, or a cell with a label has no cluster.
-
-    See Also
-    --------
-    sctag_tools.tl.sctag : compute the clusters.
+        If no cell has a label, or a cell with a label has no cluster.
 
     Examples
     --------
-    >>> from sctag_tools.datasets import pbmc68k_reduced
-    >>> from sctag_tools.metrics import score
-    >>> adata = pbmc68k_reduced()
+    >>> import sctag_tools as sctag
+    >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> adata.obs["sctag"] = adata.obs["bulk_labels"]
-    >>> score(adata, "bulk_labels")
+    >>> sctag.metrics.score(adata, "bulk_labels")
     {'ACC': 1.0, 'NMI': 1.0, 'ARI': 1.0}
     """
-    advice = "Run `sctag_tools.tl.sctag` first." if key == _USUAL_KEY else "Give the column that holds the clusters."
+    advice = "Run `sctag_tools.tl.sctag` first." if key == "sctag" else "Give the column that holds the clusters."
     clusters = _column(adata, key, advice)
     labels = _column(adata, label_key, "Give the column that holds the known labels.")
-    labelled = labels.notna().to_numpy()
-    if not labelled.any():
+    labeled = labels.notna().to_numpy()
+    if not labeled.any():
         msg = f"No cell has a label in adata.obs[{label_key!r}]."
         raise ValueError(msg)
-    pair = labels[labelled], clusters[labelled]
+    pair = labels[labeled], clusters[labeled]
     return {"ACC": accuracy(*pair), "NMI": nmi(*pair), "ARI": ari(*pair)}
 
 
@@ -179,25 +155,22 @@ def _column(adata: AnnData, key: str, advice: str) -> pd.Series:
     return adata.obs[key]
 
 
-def _paired_codes(labels_true: ArrayLike, labels_pred: ArrayLike) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Both labellings as integers from 0, shape (n_obs,) each."""
-    true, pred = _codes("labels_true", labels_true), _codes("labels_pred", labels_pred)
-    if true.size != pred.size:
-        msg = f"labels_true has {true.size} entries, labels_pred has {pred.size}."
-        raise ValueError(msg)
-    return true, pred
-
-
-def _codes(name: str, labels: ArrayLike) -> np.ndarray[Any, Any]:
+def _paired_codes(*labels: ArrayLike) -> list[np.ndarray[Any, Any]]:
+    """True and predicted labels as integers from 0, shape (n_obs,) each."""
     import numpy as np
     import pandas as pd
 
-    if np.ndim(labels) != 1 or np.size(labels) == 0:
-        msg = f"{name} must be one-dimensional and not empty, its shape is {np.shape(labels)}."
+    found = []
+    for name, given in zip(("labels_true", "labels_pred"), labels, strict=True):
+        if np.ndim(given) != 1 or np.size(given) == 0:
+            msg = f"{name} must be one-dimensional and not empty, its shape is {np.shape(given)}."
+            raise ValueError(msg)
+        # a Series keeps missing values apart where numpy would turn them into the string "nan"
+        found.append(np.asarray(pd.factorize(pd.Series(given))[0]))
+        if n_missing := int((found[-1] < 0).sum()):
+            msg = f"{name} has {n_missing} missing values: leave these cells out first."
+            raise ValueError(msg)
+    if found[0].size != found[1].size:
+        msg = f"labels_true has {found[0].size} entries, labels_pred has {found[1].size}."
         raise ValueError(msg)
-    # a Series keeps missing values apart where numpy would turn them into the string "nan"
-    codes = np.asarray(pd.factorize(pd.Series(labels))[0])
-    if (codes < 0).any():
-        msg = f"{name} has {int((codes < 0).sum())} missing values: leave these cells out first."
-        raise ValueError(msg)
-    return codes
+    return found

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 import sctag_tools as sctag
-from sctag_tools._core.inputs import Scaling, log_expression
+from sctag_tools.train.preprocessing import GeneScaler, log_expression
 
 
 @pytest.fixture
@@ -21,16 +22,13 @@ def batched():
     return adata
 
 
-def test_expression_is_centred_within_batches(batched):
-    counts = batched.X
-    from scipy import sparse
-
-    totals, batches = counts.sum(axis=1), np.tile([0, 1], 120)
-    x = log_expression(sparse.csr_matrix(counts), totals)
-    one = Scaling.of(x).apply(x.copy())
-    x = Scaling.of(x, batches).apply(x, batches)
+def test_expression_is_centered_within_batches(batched):
+    totals, batch_index = batched.X.sum(axis=1), np.tile([0, 1], 120)
+    x = log_expression(sparse.csr_matrix(batched.X), totals)
+    one = GeneScaler.fit(x).transform(x.copy())
+    x = GeneScaler.fit(x, batch_index).transform(x, batch_index)
     for batch in (0, 1):
-        np.testing.assert_allclose(x[batches == batch].mean(axis=0), 0, atol=0.05)  # but for the clipping
+        np.testing.assert_allclose(x[batch_index == batch].mean(axis=0), 0, atol=0.05)  # but for the clipping
     assert np.abs(one[::2].mean(axis=0)).max() > 0.5
 
 
@@ -48,7 +46,7 @@ def test_batches_are_left_out_of_the_clusters(batched, likelihood):
     assert batched.uns["sctag_neighbors"]["params"]["batch_key"] == "donor"
 
 
-def test_a_batch_too_small_to_be_centred_is_named(batched, short):
+def test_a_batch_too_small_to_be_centered_is_named(batched, short):
     batched.obs["lab"] = np.where(np.arange(240) < 4, "few", "many")
     sctag.pp.build_graph(batched, batch_key="lab")
     with pytest.warns(UserWarning, match=r"1 batches have fewer than 10 cells \('few' has 4\)"):
@@ -90,7 +88,7 @@ def test_what_is_refused(batched, unchanged):
             with pytest.raises(ValueError, match=r"adata\.obs\['gaps'\] lacks the batch of 120 cells"):
                 function(batched, batch_key="gaps")
         for function in (sctag.pp.build_graph, sctag.tl.sctag):
-            with pytest.raises(ValueError, match="batch_key='each': every cell is a batch of its own"):
+            with pytest.raises(ValueError, match="batch_key='each': every cell has a batch of its own"):
                 function(batched, batch_key="each")
         with pytest.raises(ValueError, match="preset='paper' knows no batches"):
             sctag.tl.sctag(batched, 3, preset="paper", batch_key="donor")

@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 import sctag_tools as sctag
-from sctag_tools import _blocks
+from sctag_tools._anndata import blocks
 
 N_NEW = 40
 RESULTS = ["X_sctag", "sctag_proba", "sctag", "sctag_confidence", "sctag_novelty"]
@@ -21,7 +21,7 @@ LONGER = {"pretrain_epochs": 60, "cluster_epochs": 15, "progress_bar": False}
 
 
 def column(adata, name):
-    """One result of a mapping as plain array."""
+    """One result of a mapping as a plain array."""
     return adata.obsm[name] if name in adata.obsm else adata.obs[name].astype(str if name == "sctag" else float)
 
 
@@ -30,11 +30,11 @@ def assert_same_place(a, b):
         np.testing.assert_array_equal(np.asarray(column(a, name)), np.asarray(column(b, name)), err_msg=name)
 
 
-# --- a latent of another method as the place where neighbours are sought ---
+# --- a latent of another method as the place where neighbors are sought ---
 
 
 class Corrected:
-    """Stands for scVI or Harmony: learnt from some cells, applied to others, and blind to the donor."""
+    """Stands for scVI or Harmony: learned from some cells, applied to others, and blind to the donor."""
 
     def __init__(self, adata):
         x = self._logged(adata)
@@ -57,7 +57,7 @@ class Corrected:
 
 @pytest.fixture(scope="module")
 def _donors_once(_blobs_once):
-    """(reference, query) of two donors, one of whom has a third of the genes trebled, with a latent that knows it."""
+    """(reference, query) of two donors, one of whom has a third of the genes tripled, with a latent that knows it."""
     adata = _blobs_once.copy()
     adata.obs["donor"] = np.resize(["a", "b"], adata.n_obs)
     counts = adata.X.toarray()
@@ -79,10 +79,10 @@ def donors(_donors_once):
 
 def test_a_latent_of_another_method_end_to_end(donors, tmp_path, unchanged):
     reference, query = donors
-    fitted = sctag.ScTAG.from_anndata(reference).trained.fitted
-    np.testing.assert_array_equal(fitted.reference.position, reference.obsm["X_scVI"])
+    model = sctag.ScTAG.from_anndata(reference)
+    np.testing.assert_array_equal(model.reference.cells.representation, reference.obsm["X_scVI"])
     assert adjusted_rand_score(reference.obs["group"], reference.obs["sctag"]) > 0.9
-    sctag.ScTAG.from_anndata(reference).save(tmp_path / "model")
+    model.save(tmp_path / "model")
     with unchanged(reference):
         sctag.tl.map_query(query, reference)
     names = pd.crosstab(reference.obs["group"], reference.obs["sctag"]).idxmax(axis=1)
@@ -114,9 +114,9 @@ def test_scanpys_graph_on_that_latent(donors, short):
         part.obsm["X_pca_harmony"] = part.obsm.pop("X_scVI").astype(np.float64)
     sc.pp.neighbors(reference, n_neighbors=9, use_rep="X_pca_harmony")
     sctag.tl.sctag(reference, 3, neighbors_key="neighbors", key_added="h", **short)
-    trained = sctag.ScTAG.from_anndata(reference, "h").trained
-    assert trained.use_rep == "X_pca_harmony"
-    assert (trained.fitted.n_neighbors, trained.fitted.loadings) == (8, None)
+    model = sctag.ScTAG.from_anndata(reference, "h")
+    assert model.registry.use_rep == "X_pca_harmony"
+    assert (model.reference.n_neighbors, model.reference.pca_loadings) == (8, None)
     sctag.tl.map_query(query, reference, key="h")
     moved = query.copy()
     moved.obsm["X_pca_harmony"] = moved.obsm["X_pca_harmony"][::-1].copy()
@@ -161,7 +161,7 @@ def test_reference_and_query_are_joined_as_any_two(clustered, blobs):
 @pytest.fixture
 def mudata():
     module = pytest.importorskip("mudata")
-    module.set_options(pull_on_update=False)  # its behaviour of tomorrow, without the warning of today
+    module.set_options(pull_on_update=False)  # its behavior of tomorrow, without the warning of today
     return module
 
 
@@ -361,10 +361,10 @@ def _away(adata, kind, folder):
 def test_counts_that_are_not_in_memory(blobs, short, tmp_path, monkeypatch, kind):
     blobs.var["highly_variable"] = np.arange(blobs.n_vars) % 3 > 0
     away = _away(blobs, kind, tmp_path)
-    monkeypatch.setattr(_blocks, "_ENTRIES", 40 * blobs.n_vars)
+    monkeypatch.setattr(blocks, "_MAX_BLOCK_ENTRIES", 40 * blobs.n_vars)
     layer = "counts" if kind == "dask layer" else None
     columns, x = np.array([7, 2]), blobs.X.toarray()
-    chosen, totals = _blocks.columns_and_totals(away.layers[layer] if layer else away.X, columns)
+    chosen, totals = blocks.columns_and_totals(away.layers[layer] if layer else away.X, columns)
     np.testing.assert_array_equal(chosen.toarray(), x[:, columns])
     np.testing.assert_array_equal(totals, x.sum(axis=1))
     if layer is not None:
@@ -398,7 +398,7 @@ def test_counts_that_are_not_in_memory(blobs, short, tmp_path, monkeypatch, kind
     [
         (-1, np.nan, "holds NaN or infinite values"),
         (-1, -1, "holds negative values"),
-        (slice(None), 0.5, "looks log-normalised"),
+        (slice(None), 0.5, "looks log-normalized"),
     ],
     ids=str,
 )
@@ -407,7 +407,7 @@ def test_each_block_is_checked(graphed, tmp_path, monkeypatch, where, bad, match
     x[where] = bad
     graphed.X = sparse.csr_matrix(x)
     away = _away(graphed, "backed csr", tmp_path)
-    monkeypatch.setattr(_blocks, "_ENTRIES", 40 * graphed.n_vars)
+    monkeypatch.setattr(blocks, "_MAX_BLOCK_ENTRIES", 40 * graphed.n_vars)
     with pytest.raises(ValueError, match=match):
         sctag.tl.sctag(away, 3)
     assert "sctag" not in away.obs

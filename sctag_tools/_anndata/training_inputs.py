@@ -97,13 +97,8 @@ class TrainingInputs:
         """The names, with the record of a run on these inputs."""
         from ..io.model_format import Registry  # loads torch
 
-        params = {
-            "preset": "default",
-            "n_clusters_given": config.n_clusters is not None,
-            **self.params,
-            **config.record(),
-            "n_clusters": result.n_clusters,
-        }
+        params = {"preset": "default", "n_clusters_given": config.n_clusters is not None, **self.params}
+        params |= {**config.record(), "n_clusters": result.n_clusters}
         use_rep = None if self.representation is None else str(self.graph_params["use_rep"])
         names = self.var_names, self.obs_names, self.batch_categories
         return Registry(*names, batch_key=self.batch_key, use_rep=use_rep, run=result.record(params))

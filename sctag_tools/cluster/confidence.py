@@ -51,40 +51,26 @@ def cell_confidence(
     Our own.
     """
     stays = (1 - _STRICT_WEIGHT) * agreement(labels, replicates.finer)
-    stays += _STRICT_WEIGHT * strict_agreement(labels, replicates.same_number)
+    stays += _STRICT_WEIGHT * agreement(labels, replicates.same_number, one_to_one=True)
     closeness = proba.max(axis=1).astype(np.float64)
     expected = IsotonicRegression(out_of_bounds="clip").fit(closeness, stays).predict(closeness)
     return np.asarray((stays + expected) / 2, dtype=np.float32)
 
 
-def agreement(labels: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
+def agreement(labels: NDArray[np.int64], others: NDArray[np.int64], *, one_to_one: bool = False) -> NDArray[np.float64]:
     """(n_cells,) share of other clusterings (n_others, n_cells) that put a cell where ``labels`` (n_cells,) has it.
 
-    A cluster of another clustering stands for the one of ``labels`` that most of its cells are in.
+    A cluster of another clustering stands for the one of ``labels`` that most of its cells are in. If clusters are
+    matched ``one_to_one``, so that most cells agree, cells of a cluster that is split or joined have left it in part.
     """
-    kept = np.zeros(len(labels))
+    kept, n_labels = np.zeros(len(labels)), int(labels.max()) + 1
     for other in others:
-        shared = _shared_cells(other, labels)
-        kept += shared.argmax(axis=1)[other] == labels
-    return kept / len(others)
-
-
-def strict_agreement(labels: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(n_cells,) the same where clusters are matched one to one, so that most cells agree.
-
-    Cells of a cluster that another clustering splits, or joins to a larger one, have then left it in part.
-    """
-    kept = np.zeros(len(labels))
-    for other in others:
-        shared = _shared_cells(other, labels)
-        partner = np.full(len(shared), -1)
-        rows, columns = linear_sum_assignment(shared, maximize=True)
-        partner[rows] = columns
+        n_clusters = int(other.max()) + 1
+        shared = np.bincount(other * n_labels + labels, minlength=n_clusters * n_labels).reshape(n_clusters, n_labels)
+        partner = shared.argmax(axis=1)
+        if one_to_one:
+            rows, columns = linear_sum_assignment(shared, maximize=True)
+            partner = np.full(n_clusters, -1)
+            partner[rows] = columns
         kept += partner[other] == labels
     return kept / len(others)
-
-
-def _shared_cells(other: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n_others, n_labels) cells that a cluster of each has in common."""
-    n, n_others = int(labels.max()) + 1, int(other.max()) + 1
-    return np.bincount(other * n + labels, minlength=n_others * n).reshape(n_others, n)

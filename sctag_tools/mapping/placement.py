@@ -41,31 +41,22 @@ def place_cells(
     training. ``batch_index`` (n_cells,) is the training batch, -1 for another one. ``representation`` (n_cells,
     n_components) lies in the space that the graph was built in; it is given unless that was the PCA of the genes.
     """
-    parts = []
-    for start in range(0, len(totals), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        x = model.scaler.transform(log_expression(counts[rows], totals[rows]), batch_index[rows])
-        x[:, ~measured] = 0
-        of_rows = None if representation is None else representation[rows]
-        parts.append(_place_rows(model, counts[rows], x, measured, batch_index[rows], of_rows))
-    return Placement(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Placement)))
-
-
-def _place_rows(
-    model: ReferenceModel,
-    counts: sparse.csr_matrix,
-    x: NDArray[np.float32],
-    measured: NDArray[np.bool_],
-    batch_index: NDArray[np.int64],
-    representation: NDArray[np.float32] | None,
-) -> Placement:
+    if len(totals) > ROWS_AT_ONCE:
+        parts = []
+        for start in range(0, len(totals), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            x = None if representation is None else representation[rows]
+            parts.append(place_cells(model, counts[rows], totals[rows], measured, batch_index[rows], x))
+        return Placement(*(np.concatenate([getattr(one, part.name) for one in parts]) for part in fields(Placement)))
+    expression = model.scaler.transform(log_expression(counts, totals), batch_index)
+    expression[:, ~measured] = 0
     if representation is None:
         if model.pca_loadings is None:
             msg = "The graph of this model was built on a representation of its own; give that of the new cells."
             raise ValueError(msg)
-        representation = x @ model.pca_loadings
+        representation = expression @ model.pca_loadings
     found, _ = nearest(model.cells.representation, representation, model.n_neighbors, model.metric)
-    latents, proba = _encode(model, x * float(len(measured) / measured.sum()), found)
+    latents, proba = _encode(model, expression * float(len(measured) / measured.sum()), found)
     labels = proba.argmax(axis=1)
     agreeing = model.cells.proba.argmax(axis=1)[found] == labels[:, None]
     side_by_side = np.stack(latents, axis=1)

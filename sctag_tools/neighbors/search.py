@@ -22,11 +22,6 @@ class Neighbors:
     indices: NDArray[np.int64]
     distances: NDArray[np.float32]
 
-    def __post_init__(self) -> None:
-        if self.indices.shape != self.distances.shape:
-            msg = f"indices {self.indices.shape} and distances {self.distances.shape} differ in shape"
-            raise ValueError(msg)
-
     @classmethod
     def from_search(cls, indices: NDArray[np.int64], distances: NDArray[np.floating]) -> Self:
         """Sort each row by distance, with the cell itself in front.
@@ -57,12 +52,8 @@ def find_neighbors(
 ) -> Neighbors:
     """Find the ``n_neighbors`` nearest cells of each row of ``x`` (n_cells, d); each cell counts as one of its own.
 
-    By default the search is exact up to ``MAX_EXACT_CELLS`` cells. Raises ValueError for an unknown metric or more
-    neighbors than cells.
+    By default the search is exact up to ``MAX_EXACT_CELLS`` cells.
     """
-    if not 2 <= n_neighbors <= len(x):
-        msg = f"n_neighbors must lie between 2 and the number of cells ({len(x)}), got {n_neighbors}"
-        raise ValueError(msg)
     if is_exact(len(x), exact=exact):
         return Neighbors.from_search(*nearest(x, x, n_neighbors, metric))
     return Neighbors.from_search(*_approximate(x, n_neighbors, metric, random_state))

@@ -61,14 +61,10 @@ def hop_features(
 
 def csr_tensor(matrix: sparse.csr_matrix) -> Tensor:
     """A scipy CSR matrix as a torch CSR tensor of the same dtype."""
+    starts, columns = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
+    values = torch.from_numpy(matrix.data)
     with _quiet_csr():
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype(np.int64)),
-            torch.from_numpy(matrix.indices.astype(np.int64)),
-            torch.from_numpy(matrix.data),
-            size=matrix.shape,
-            check_invariants=True,
-        )
+        return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape, check_invariants=True)
 
 
 @contextmanager

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-_FUNCTION = "sctag.pp.build_graph"
-
 
 @literal_choices
 def build_graph(
@@ -109,7 +107,7 @@ def build_graph(
     >>> adata.obsp["sctag_neighbors_distances"].shape
     (700, 700)
     """
-    require_writable(adata, _FUNCTION, copy=copy)
+    require_writable(adata, "sctag.pp.build_graph", copy=copy)
     random_state = checked_seed(random_state)
     check_choice("metric", metric, get_args(Metric))
     if exact is not None:
@@ -225,6 +223,6 @@ def _scanpy_graph(found: Neighbors, *, metric: str, random_state: int, key_added
     n = len(found.indices)
     graph = AnnData(shape=(n, 0), obsm={"X_pca": np.zeros((n, 1), dtype=np.float32)})
     options: dict[str, Any] = {"metric": metric, "random_state": random_state, "key_added": key_added}
-    with logg.silent():
+    with sc.settings.verbosity.override(0):  # the user never sees these slots
         sc.pp.neighbors(graph, use_rep="X_pca", transformer=_KnownNeighbors(found), **options)
     return graph

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-_FUNCTION = "sctag.tl.denoise"
-
 
 def denoise(
     adata: AnnData,
@@ -94,7 +92,7 @@ def denoise(
     >>> adata.layers["sctag_denoised"].shape
     (700, 765)
     """
-    require_writable(adata, _FUNCTION, copy=copy)
+    require_writable(adata, "sctag.tl.denoise", copy=copy)
     for name, flag in {"dropout": dropout, "check_values": check_values}.items():
         check_flag(name, flag)
     check_name("key", key)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-_FUNCTION = "sctag.tl.map_query"
-
 
 def map_query(
     adata: AnnData,
@@ -103,7 +101,7 @@ def map_query(
     >>> query.obsm["X_sctag"].shape
     (100, 15)
     """
-    require_writable(adata, _FUNCTION, copy=copy)
+    require_writable(adata, "sctag.tl.map_query", copy=copy)
     check_name("key", key)
     key_added = key if key_added is None else key_added
     check_name("key_added", key_added)
@@ -124,10 +122,7 @@ def map_query(
         "missing_genes": [gene for gene, measured in genes if not measured],
         "versions": {"sctag-tools": version("sctag-tools")},
     }
-    keys.write(
-        adata, latent=placed.latent, proba=placed.proba, confidence=placed.confidence, novelty=placed.novelty,
-        categories=model.clusters, record=record,
-    )  # fmt: skip
+    keys.write(adata, placed, record)
     logg.info(
         f"    finished: {adata.n_obs} cells, {int((placed.novelty > 1).sum())} of them unlike the reference",
         time=start,

@@ -17,7 +17,6 @@ from ..train.config import Config
 
 if TYPE_CHECKING:
     import os
-    from datetime import datetime
 
     import numpy as np
     from anndata import AnnData
@@ -168,13 +167,18 @@ def sctag(
         result, params = run.run()
         logg.warn_of_fewer_clusters(n_clusters, result.n_clusters)
         found, record = result, result.record(params)
-    categories = [str(number) for number in range(found.proba.shape[1])]
-    keys.write(
-        adata, latent=found.latent, proba=found.proba, confidence=found.confidence, categories=categories, record=record
-    )
+    keys.write(adata, found, record)
     if save is not None:  # last, so that a full disk costs only the folder
         model.save(save)
-    _log_finished(keys, len(categories), record, start)
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["seconds"].items())
+    logg.info(
+        f"    finished: {found.proba.shape[1]} clusters",
+        time=start,
+        deep=f"added\n    {keys.latent!r}, latent (adata.obsm)\n"
+        f"    {keys.clusters!r}, clusters (adata.obs, categorical)\n"
+        f"    {keys.proba!r}, soft assignment (adata.obsm)\n    {keys.confidence!r} (adata.obs)\n"
+        f"    {keys.key!r}, parameters, history and model (adata.uns)\n    stages: {stages}",
+    )
     return adata if copy else None
 
 
@@ -216,15 +220,3 @@ def check_call(
         from ..io.model_folder import check_model_folder
 
         check_model_folder(save)
-
-
-def _log_finished(keys: ResultKeys, n_clusters: int, record: dict[str, Any], start: datetime) -> None:
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["seconds"].items())
-    logg.info(
-        f"    finished: {n_clusters} clusters",
-        time=start,
-        deep=f"added\n    {keys.latent!r}, latent (adata.obsm)\n"
-        f"    {keys.clusters!r}, clusters (adata.obs, categorical)\n"
-        f"    {keys.proba!r}, soft assignment (adata.obsm)\n    {keys.confidence!r} (adata.obs)\n"
-        f"    {keys.key!r}, parameters, history and model (adata.uns)\n    stages: {stages}",
-    )

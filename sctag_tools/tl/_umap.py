@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-_FUNCTION = "sctag.tl.umap"
-_N_NEIGHBORS = 15
-
 
 def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None, copy: bool = False) -> AnnData | None:
     """Compute the UMAP of the scTAG latent (McInnes et al. 2018).
@@ -64,7 +61,7 @@ def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None,
     >>> adata.obsm["X_sctag_umap"].shape
     (700, 2)
     """
-    require_writable(adata, _FUNCTION, copy=copy)
+    require_writable(adata, "sctag.tl.umap", copy=copy)
     keys = ResultKeys(key)
     keys.require_result(adata)
     if random_state is None:
@@ -88,10 +85,10 @@ def _umap(latent: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     from ..pp import build_graph
 
     work = AnnData(shape=(len(latent), 0), obsm={"latent": latent})
-    with logg.silent(), keep_thread_counts(), warnings.catch_warnings():
+    with sc.settings.verbosity.override(0), keep_thread_counts(), warnings.catch_warnings():
         # umap lays out every component of a graph, so separate ones need no warning
         warnings.filterwarnings("ignore", "Graph is not fully connected")
-        build_graph(work, min(_N_NEIGHBORS, work.n_obs), use_rep="latent", random_state=seed)
+        build_graph(work, min(15, work.n_obs), use_rep="latent", random_state=seed)
         sc.tl.umap(work, neighbors_key="sctag_neighbors", random_state=seed)
     positions: NDArray[np.float32] = work.obsm["X_umap"]
     return positions

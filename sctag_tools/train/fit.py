@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -20,7 +21,7 @@ from .config import Config
 from .data import TrainingData
 from .preprocessing import canonical_order
 from .result import FitResult, clusters_by_size, select_clusters
-from .runtime import StageTimer, keep_cuda_device, own_threads, own_torch_state, resolve_accelerator
+from .runtime import StageTimer, own_threads, own_torch_state, resolve_accelerator
 from .trainer import Trainer
 
 
@@ -78,7 +79,8 @@ def _launch_fabric(config: Config) -> Fabric:
         # Named, or Fabric would take the variables of a scheduler for ours where only cores were asked of it.
         plugins=[LightningEnvironment() if alone else TorchElasticEnvironment()],
     )
-    with keep_cuda_device():
+    current = torch.cuda.current_device() if torch.cuda.is_initialized() else -1  # type: ignore[no-untyped-call]
+    with torch.cuda.device(current):  # Fabric makes its own the current one; -1 leaves CUDA alone
         fabric.launch()
     return fabric
 

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..mapping.reference import ReferenceModel
+if TYPE_CHECKING:
+    from ..mapping.reference import ReferenceModel  # loads torch
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class FitResult:
     stop_reasons: dict[str, str]  # phase -> why it ended
     seconds: dict[str, float]  # stage -> wall time
     device: str
-    reference: ReferenceModel | None = None  # what new cells are mapped to; None if it was not asked for
+    reference: "ReferenceModel | None" = None  # what new cells are mapped to; None if it was not asked for
 
     @property
     def n_clusters(self) -> int:

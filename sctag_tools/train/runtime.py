@@ -80,14 +80,3 @@ def own_threads() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def keep_cuda_device() -> Iterator[None]:
-    """Restore the current CUDA device after the block; Fabric makes its own the current one."""
-    before = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if before is not None:
-            torch.cuda.set_device(before)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,40 +16,23 @@ from sctag_tools._keys import ResultKeys
 from sctag_tools.cli import app
 
 
-def _invoke(*arguments: object):
-    return CliRunner().invoke(app, [*map(str, arguments)])
+class Command:
+    """The command with some arguments: ``run`` gives what comes of it, the others say how it must end."""
 
+    def run(self, *arguments: object):
+        return CliRunner().invoke(app, [*map(str, arguments)])
 
-def _succeeds(*arguments: object) -> str:
-    """What was printed; nothing may have gone to stderr."""
-    result = _invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    assert result.stderr == "", result.stderr
-    return result.stdout
+    def succeeds(self, *arguments: object) -> str:
+        """What was printed; nothing may have gone to stderr."""
+        result = self.run(*arguments)
+        assert result.exit_code == 0, result.output
+        assert result.stderr == "", result.stderr
+        return result.stdout
 
-
-@pytest.fixture(autouse=True)
-def _in_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def invoke() -> Callable[..., Any]:
-    return _invoke
-
-
-@pytest.fixture
-def succeeds() -> Callable[..., str]:
-    return _succeeds
-
-
-@pytest.fixture
-def fails() -> Callable[..., str]:
-    """Runs a command that must fail: one line on stderr, nothing on stdout, no file written."""
-
-    def check(*arguments: object, status: int = 1) -> str:
+    def fails(self, *arguments: object, status: int = 1) -> str:
+        """What went to stderr: one line. Nothing may have been printed or written."""
         before = set(Path().rglob("*"))
-        result = _invoke(*arguments)
+        result = self.run(*arguments)
         assert result.exit_code == status, result.output
         assert result.stdout == ""
         assert "Traceback" not in result.stderr
@@ -59,7 +42,15 @@ def fails() -> Callable[..., str]:
         assert set(Path().rglob("*")) == before
         return result.stderr
 
-    return check
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def command() -> Command:
+    return Command()
 
 
 @pytest.fixture
@@ -69,14 +60,12 @@ def trained(monkeypatch) -> list[tuple[AnnData, dict[str, Any]]]:
 
     def sctag(adata: AnnData, **options: Any) -> None:
         calls.append((adata, options))
-        ResultKeys(options["key_added"]).write(
-            adata,
+        found = SimpleNamespace(
             latent=np.zeros((adata.n_obs, 2), np.float32),
             proba=np.eye(2, dtype=np.float32)[np.arange(adata.n_obs) % 2],
             confidence=np.ones(adata.n_obs, np.float32),
-            categories=["0", "1"],
-            record={"params": {}, "history": {}},
         )
+        ResultKeys(options["key_added"]).write(adata, found, {"params": {}, "history": {}})
 
     monkeypatch.setattr("sctag_tools.tl.sctag", sctag)
     monkeypatch.setattr("sctag_tools.cli._run._draw", lambda *_: None)
@@ -91,7 +80,7 @@ def finished(_blobs_once, tmp_path_factory) -> tuple[Path, str]:
         _blobs_once[:120].write_h5ad("reference.h5ad")
         _blobs_once[120:].write_h5ad("query.h5ad")
         Path("results").mkdir()
-        out = _succeeds(
+        out = Command().succeeds(
             *("run", "reference.h5ad", "--highly_genes", 60, "--n-neighbors", 8, "--n-clusters", 3, "--n-networks", 2),
             *("--pretrain_epochs", 4, "--maxiter", 3, "--seed", 4, "--label-key", "group", "--quiet"),
             *("--key", "mine", "--out", "results/mine.h5ad", "--save-model", "model"),

@@ -71,30 +71,29 @@ def test_the_names_of_the_original_and_the_old_ones_stay():
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_values_out_of_range_are_usage_errors(fails, options):
-    assert options[0] in fails("run", *options, status=2)
+def test_values_out_of_range_are_usage_errors(command, options):
+    assert options[0] in command.fails("run", *options, status=2)
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["map"], ["score"], ["info"]])
-def test_help_fits_a_terminal(command):
-    done = CliRunner().invoke(cli.app, [*command, "--help"], env={"COLUMNS": "80", "TERM": "dumb"})
-    shown = done.stdout
+@pytest.mark.parametrize("name", ["", "run", "map", "score", "info"])
+def test_help_fits_a_terminal(name):
+    shown = CliRunner().invoke(cli.app, f"{name} --help", env={"COLUMNS": "80", "TERM": "dumb"}).stdout
     assert max(map(len, shown.splitlines())) <= 80
     assert "``" not in shown
     assert ":func:" not in shown
-    if command == ["run"]:
+    if name == "run":
         panels = re.findall(r"^╭─ (\w+) ─", shown, re.MULTILINE)
         assert panels == ["Arguments", "Options", "Input", "Clustering", "Model", "Training", "Runtime", "Output"]
-        for name in [*EVERY_OPTION, "n_top_genes", "no_check_values", "key_added", "save", "out", "quiet"]:
-            assert f"--{name.replace('_', '-')} " in shown
+        for option in [*EVERY_OPTION, "n_top_genes", "no_check_values", "key_added", "save", "out", "quiet"]:
+            assert f"--{option.replace('_', '-')} " in shown
         for text in ("./DATA_sctag.h5ad", "--maxiter for", "[default: 0.002]", "x>=1", "zinb", "draws the evidence"):
             assert text in shown
 
 
-def test_version_and_the_package_as_a_module(succeeds):
-    command = [sys.executable, "-m", "sctag_tools", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == succeeds("--version") == version("sctag-tools") + "\n"
+def test_version_and_the_package_as_a_module(command):
+    module = [sys.executable, "-m", "sctag_tools", "--version"]
+    done = subprocess.run(module, capture_output=True, text=True, check=True)
+    assert done.stdout == command.succeeds("--version") == version("sctag-tools") + "\n"
 
 
 @pytest.mark.parametrize("given", [None, "ACTIVE"])

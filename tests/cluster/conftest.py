@@ -24,7 +24,7 @@ def gaussians():
 
 @pytest.fixture(scope="module", autouse=True)
 def _fewer_partitions():
-    """A third of the usual number, for speed."""
+    """A third of the usual number: more than other tests need, fewer than a user waits for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitions, "_N_PARTITIONS", 100)
         yield

@@ -8,7 +8,6 @@ from sctag_tools.cluster.confidence import (
     agreement,
     cell_confidence,
     draw_replicates,
-    strict_agreement,
 )
 from sctag_tools.cluster.partitions import draw_partitions
 from sctag_tools.cluster.tree import CoassociationTree
@@ -27,7 +26,7 @@ def test_strict_agreement_by_hand():
         [0, 0, 1, 2, 2, 2],  # one split: its smaller part has left
         [0, 0, 0, 0, 0, 0],  # both joined: one of them has left
     ])  # fmt: skip
-    found = strict_agreement(labels, others)
+    found = agreement(labels, others, one_to_one=True)
     np.testing.assert_allclose(found[3:] + found[0], 2 / 3 + 1)
     np.testing.assert_allclose(found[0] - found[2], 1 / 3)
     np.testing.assert_allclose(found[0], found[1])

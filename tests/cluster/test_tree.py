@@ -46,6 +46,15 @@ def test_relative_coassociation_counts_pairs_of_cells(node):
     assert tree.relative_coassociation()[node] == pytest.approx(expected)
 
 
+def test_supported_splits_and_those_above_come_first():
+    """Of two splits the surer one of larger sides opens first, unless the other is supported."""
+    leaf, children = np.repeat(np.arange(4), [100, 100, 50, 3]), np.array([[0, 1], [2, 3], [4, 5]])
+    tree = CoassociationTree(leaf, children, np.array([0.2, 0.3, 0.1]), np.ones(4))
+    assert tree.split_order() == [6, 4, 5]
+    assert tree.split_order({5}) == [6, 5, 4]
+    assert sorted(np.bincount(tree.cut(3, {5}))) == [3, 50, 200]
+
+
 def test_gaussians_are_found_when_their_number_is_given(gaussians, tree_of):
     latent, labels = gaussians(5)
     tree = tree_of(latent)

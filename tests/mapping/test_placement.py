@@ -13,7 +13,6 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 from torch_geometric.nn import TAGConv
 
-from sctag_tools.cluster import partitions
 from sctag_tools.io.model_format import Registry, pack
 from sctag_tools.mapping import placement, reference
 from sctag_tools.mapping.placement import place_cells
@@ -58,16 +57,14 @@ def fit_to(counts, graph=GRAPH, settings=NeighborSettings(7), batch_index=None, 
 
 @pytest.fixture(scope="module")
 def run():
-    """Runs, each once for all tests: do not change what it gives. Few partitions are enough for three groups."""
+    """Runs, each once for all tests: do not change what it gives."""
 
     @cache
     def cached(*, own_representation=False, batched=False, **options):
         settings = NeighborSettings(5, "manhattan", REPRESENTATION) if own_representation else NeighborSettings(7)
         return fit_to(COUNTS, settings=settings, batch_index=np.arange(N) % 2 if batched else None, **options)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "_N_PARTITIONS", 40)
-        yield cached
+    return cached
 
 
 @pytest.fixture(scope="module")

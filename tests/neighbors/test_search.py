@@ -62,17 +62,6 @@ def test_csr_keeps_zero_distances_and_leaves_out_the_cell_itself_on_request():
     np.testing.assert_array_equal(whole.toarray(), others.toarray())
 
 
-@pytest.mark.parametrize("n_neighbors", [1, 201])
-def test_impossible_numbers_of_neighbors_are_refused(points, n_neighbors):
-    with pytest.raises(ValueError, match=r"between 2 and the number of cells \(200\)"):
-        find_neighbors(points, n_neighbors, metric="euclidean", random_state=0)
-
-
-def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="differ in shape"):
-        Neighbors(np.zeros((3, 2), np.int64), np.zeros((3, 1), np.float32))
-
-
 @pytest.mark.parametrize(("exact", "limit"), [(False, 200), (None, 199)])
 def test_rows_that_the_approximate_search_leaves_incomplete_are_searched_exactly(points, monkeypatch, exact, limit):
     expected = find_neighbors(points, 4, metric="cosine", random_state=0)

@@ -1,47 +1,48 @@
-"""The published presets at the AnnData edge; their numerics are tested in tests/core/test_published.py."""
+"""The published presets at the AnnData edge; their numerics are tested in tests/published."""
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import sctag_tools as sctag
-from sctag_tools.cli import app
 
-SHORT = {"pretrain_epochs": 3, "cluster_epochs": 9, "progress_bar": False}
+OPTIONS = {"n_top_genes": 100, "pretrain_epochs": 3, "cluster_epochs": 9, "progress_bar": False}
 
 
 @pytest.fixture(scope="module")
-def cells():
-    adata = sctag.datasets.pbmc68k_reduced()[:150].copy()
+def cells(_blobs_once):
+    adata = _blobs_once.copy()
     sctag.pp.recipe_published(adata, n_top_genes=100)
     sctag.pp.build_graph(adata, use_rep="X_pca_published")
     return adata
 
 
-@pytest.mark.parametrize("preset", ["reference", "paper"])
-def test_presets_write_what_the_default_writes(cells, preset):
-    adata = cells.copy()
-    sctag.tl.sctag(adata, 4, preset=preset, n_top_genes=100, **SHORT)
-    assert adata.obsm["X_sctag"].shape == (150, 15)
-    assert adata.obsm["sctag_proba"].shape == (150, adata.obs["sctag"].cat.categories.size)
-    assert len(adata.uns["sctag"]["history"]["loss"]) == 12
-    params = adata.uns["sctag"]["params"]
-    assert params["preset"] == preset
-    assert params["n_genes"] == 100
-    assert "n_hops" not in params
-
-
-def test_the_presets_differ(cells):
-    latents = [
-        sctag.tl.sctag(cells, 4, preset=preset, n_top_genes=100, copy=True, **SHORT).obsm["X_sctag"]
-        for preset in ("reference", "paper")
-    ]
+def test_presets_write_what_the_default_writes_but_no_model(cells, own_random_states):
+    latents = []
+    for preset in ("reference", "paper"):
+        with own_random_states():
+            adata = sctag.tl.sctag(cells, 4, preset=preset, copy=True, **OPTIONS)
+        latents.append(adata.obsm["X_sctag"])
+        assert latents[-1].shape == (150, 15)
+        assert latents[-1].dtype == adata.obs["sctag_confidence"].dtype == np.float32
+        assert adata.obsm["sctag_proba"].shape == (150, adata.obs["sctag"].cat.categories.size)
+        assert len(adata.uns["sctag"]["history"]["loss"]) == 12
+        params = adata.uns["sctag"]["params"]
+        expected = {"preset": preset, "n_genes": 100, "counts": "X", "random_state": 0}
+        assert expected.items() <= params.items()
+        assert "n_hops" not in params
+        with pytest.raises(KeyError, match=r"made without its model \(a published preset"):
+            sctag.ScTAG.from_anndata(adata)
     assert not np.allclose(*latents)
 
 
-def test_recipe_marks_its_genes(cells):
+def test_the_recipe_marks_its_genes_and_refuses_empty_cells(cells, unchanged):
     assert cells.var["highly_variable_published"].sum() == 100
     assert cells.obsm["X_pca_published"].dtype == np.float32
+    adata = cells.copy()
+    adata.X = adata.X.toarray()
+    adata.X[0] = 0
+    with unchanged(adata), pytest.raises(ValueError, match="1 cells have no counts"):
+        sctag.pp.recipe_published(adata)
 
 
 @pytest.mark.parametrize(
@@ -51,32 +52,14 @@ def test_recipe_marks_its_genes(cells):
         ({"n_hops": 2}, "fixes the model"),
         ({"mask_var": None}, "chooses its genes itself"),
         ({"n_top_genes": 1}, "n_top_genes must be at least 2"),
-        ({"preset": "published"}, "preset must be one of"),
         ({"batch_key": "donor"}, "knows no batches"),
         ({"devices": 2}, "in one process and in float32"),
         ({"precision": "bf16-mixed"}, "in one process and in float32"),
+        ({"save": "model"}, r"makes no model.*leave out `save`"),
     ],
 )
-def test_what_a_preset_cannot_do_is_refused(cells, options, match):
-    with pytest.raises(ValueError, match=match):
-        sctag.tl.sctag(cells, **{"n_clusters": 4, "preset": "reference", **SHORT, **options})
-    assert "sctag" not in cells.uns
-
-
-def test_recipe_refuses_empty_cells(cells):
-    adata = cells.copy()
-    adata.X = adata.X.toarray()
-    adata.X[0] = 0
-    with pytest.raises(ValueError, match="1 cells have no counts"):
-        sctag.pp.recipe_published(adata)
-
-
-@pytest.mark.filterwarnings("ignore:.*set_bad.*")  # matplotlib, through scanpy's colour maps
-def test_command_takes_the_preset(tmp_path, monkeypatch, cells):
+def test_what_a_preset_cannot_do_is_refused(cells, unchanged, tmp_path, monkeypatch, options, match):
     monkeypatch.chdir(tmp_path)
-    cells.write_h5ad("cells.h5ad")
-    command = ["run", "cells.h5ad", "--preset", "reference", "--highly_genes", "100", "--n-clusters", "4", "--quiet"]
-    result = CliRunner().invoke(app, [*command, "--pretrain_epochs", "2", "--maxiter", "9"])
-    assert result.exit_code == 0, result.output
-    written = sctag.read("cells_sctag.h5ad").uns["sctag"]["params"]
-    assert (written["preset"], written["n_genes"]) == ("reference", 100)
+    with unchanged(cells), pytest.raises(ValueError, match=match):
+        sctag.tl.sctag(cells, **{"n_clusters": 4, "preset": "paper", **OPTIONS, **options})
+    assert not list(tmp_path.iterdir())

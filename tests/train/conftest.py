@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sctag_tools.cluster import partitions
 from sctag_tools.neighbors.search import find_neighbors
 from sctag_tools.train.config import Config
 from sctag_tools.train.fit import fit
@@ -33,14 +32,12 @@ def cells():
 
 @pytest.fixture(scope="module")
 def run(cells):
-    """Runs on these cells or others, with options; few partitions are enough for three groups."""
+    """Runs on these cells or others, with options."""
 
     def short_run(given=cells, *, batch_index=None, **options):
         return fit(*given[:3], Config(**{**SHORT, **options}), batch_index=batch_index)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "_N_PARTITIONS", 40)
-        yield short_run
+    return short_run
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
+from sctag_tools.cluster import partitions
 from sctag_tools.mapping.reference import NeighborSettings
 from sctag_tools.train.config import Config
 from sctag_tools.train.fit import fit
@@ -36,6 +37,13 @@ def cells():
     return {"counts": counts, "totals": np.asarray(counts.sum(axis=1)).ravel(), "connectivities": ring}
 
 
+@pytest.fixture
+def _all_partitions(monkeypatch):
+    """As many as the other processes draw, which know nothing of ../../conftest.py."""
+    monkeypatch.setattr(partitions, "_N_PARTITIONS", 300)
+
+
+@pytest.mark.usefixtures("_all_partitions")
 def test_two_processes_find_what_one_does():
     handlers, environment = {n: signal.getsignal(n) for n in signal.valid_signals()}, dict(os.environ)
     given = {**cells(), "neighbor_settings": NeighborSettings()}
@@ -54,6 +62,7 @@ def test_two_processes_find_what_one_does():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_all_partitions")
 def test_three_processes_stop_where_one_does():
     """Clusters chosen, training that ends by itself, batches, shares of unequal size."""
     config = replace(CONFIG, n_clusters=None, pretrain_epochs=20, cluster_epochs=None)
