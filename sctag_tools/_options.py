@@ -62,4 +62,4 @@ def _with_texts(docstring: str, groups: tuple[Group, ...]) -> str:
     for name in [*entries]:
         if f"\n{{{name}}}\n" in docstring:
             docstring = docstring.replace(f"{{{name}}}", entries.pop(name))
-    return docstring.replace("{options}", "\n".join(entries.values()))
+    return docstring.replace("{options}", "\n".join(entries.values())) + "\n"

@@ -134,8 +134,10 @@ def test_scanpys_tools_go_on_from_the_results(clustered):
     clustered.layers["counts"] = clustered.X.copy()
     sc.pp.normalize_total(clustered)
     sc.pp.log1p(clustered)
-    sc.tl.rank_genes_groups(clustered, "sctag", method="t-test")
-    assert set(clustered.uns["rank_genes_groups"]["names"].dtype.names) == set(clustered.obs["sctag"].cat.categories)
+    sizes = clustered.obs["sctag"].value_counts()
+    tested = sorted(sizes.index[sizes > 1])  # a run as short as this may leave a cell alone, which scanpy refuses
+    sc.tl.rank_genes_groups(clustered, "sctag", groups=tested, method="t-test")
+    assert set(clustered.uns["rank_genes_groups"]["names"].dtype.names) == set(tested)
     sc.pp.neighbors(clustered, use_rep="X_sctag")
     assert clustered.uns["neighbors"]["params"]["use_rep"] == "X_sctag"
     sc.tl.dendrogram(clustered, "sctag", use_rep="X_sctag")

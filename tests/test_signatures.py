@@ -126,12 +126,7 @@ def test_docstring_of_the_class():
     assert doc("ScTAG")["Raises"]
 
 
-BROKEN = pytest.mark.xfail(strict=True, reason="_options inserts the options of a method with too few spaces")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=BROKEN if name == "ScTAG.train" else ()) for name in METHODS]
-)
+@pytest.mark.parametrize("name", METHODS)
 def test_docstring_of_a_method(name):
     in_prose = {} if doc(name)["Parameters"] else {"PR01": "a short method explains its arguments in prose"}
     assert faults(name, IGNORED_OF_METHODS | in_prose) == []

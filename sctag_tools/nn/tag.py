@@ -95,8 +95,8 @@ class PrecomputedTAGConv(TAGConv):  # type: ignore[misc]
     def outgoing_message(self, hops: Tensor) -> Tensor:
         """(B, out_channels) what cells with these hop features add to the output of a cell they become neighbors of.
 
-        The layer is linear. So all hops of a new cell are its edge weights times these messages, and the features of
-        the cells need not be kept.
+        The layer is linear, so the neighbors of a new cell enter its output as the sum of their messages, weighted by
+        the edges. Their features need not be kept.
         """
         weights = torch.cat([linear.weight for linear in self.lins], dim=1)[:, hops.shape[2] :]
         return F.linear(hops[:, :-1].flatten(1), weights)
@@ -107,10 +107,9 @@ class PrecomputedTAGConv(TAGConv):  # type: ignore[misc]
 
 
 class TAGEncoder(nn.Module):
-    """Two TAG layers: genes -> n_hidden -> n_latent.
+    """A TAG layer over ``n_hops`` hops, then one over the cell alone (K = 0): genes -> n_hidden -> n_latent.
 
-    The first reads ``n_hops`` hops. The second reads the cell alone (its K is 0): more hops would need the hidden
-    states of neighbors of neighbors in every minibatch.
+    With K > 0 the second layer would need the hidden states of the neighbors of each cell in every minibatch.
     """
 
     def __init__(self, n_genes: int, n_hidden: int, n_latent: int, n_hops: int) -> None:

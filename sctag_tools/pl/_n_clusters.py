@@ -24,8 +24,8 @@ def n_clusters(
     """Draw the evidence for each split of cells, for a run that chose the number of clusters.
 
     The upper plot shows how often the partitions keep the two sides of a split together, relative to cells of one side;
-    ``resolution`` sets its limit. The lower plot shows how far apart the sides lie, less two standard errors; its limit
-    is a little more than what one cloud of cells cut at the same share would give. A split is supported if it lies below
+    ``resolution`` sets its limit. The lower plot shows how far apart the sides lie, less a margin of
+    error; its limit is what one cloud of cells cut at the same share would give. A split is supported if it lies below
     the upper and above the lower limit, or if a split within one of its sides is supported. The number of clusters is
     that of the supported splits plus one. Points near a limit could have gone the other way.
 

@@ -69,7 +69,7 @@ def sctag(
         :func:`sctag_tools.pp.recipe_published`.
     layer
         Layer with the raw counts, (n_obs, n_vars), dense or sparse. By default X if it holds counts, else
-        ``layers["counts"]`` if that does.
+        ``layers["counts"]`` if there is one, else X as corrected counts, with a warning.
     mask_var
         Genes to use: a boolean column of ``adata.var`` or an array (n_vars,). By default ``"highly_variable"`` if
         there is such a column, else all; ``None`` takes all. Size factors are over all genes in any case.
@@ -115,7 +115,8 @@ def sctag(
         and ``seconds`` by stage, ``device``, ``versions``, and ``model`` (unless ``store_model=False``, and not of the
         published presets).
 
-    A UMAP and colors that belonged to an earlier result of this name are removed.
+    What was made of an earlier result of this name is removed: its UMAP, its denoised layers, its novelty, and its
+    colors if the number of clusters has changed.
 
     Raises
     ------
@@ -170,6 +171,7 @@ def sctag(
     keys.write(adata, found, record)
     if save is not None:  # last, so that a full disk costs only the folder
         model.save(save)
+    held = "parameters, history and model" if MODEL in record else "parameters and history"
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["seconds"].items())
     logg.info(
         f"    finished: {found.proba.shape[1]} clusters",
@@ -177,7 +179,7 @@ def sctag(
         deep=f"added\n    {keys.latent!r}, latent (adata.obsm)\n"
         f"    {keys.clusters!r}, clusters (adata.obs, categorical)\n"
         f"    {keys.proba!r}, soft assignment (adata.obsm)\n    {keys.confidence!r} (adata.obs)\n"
-        f"    {keys.key!r}, parameters, history and model (adata.uns)\n    stages: {stages}",
+        f"    {keys.key!r}, {held} (adata.uns)\n    stages: {stages}",
     )
     return adata if copy else None
 

@@ -66,3 +66,10 @@ def test_resolution_moves_the_number_one_way(gaussians, chosen):
 @pytest.mark.parametrize("latent", [np.zeros((50, 4), np.float32), np.eye(2, 4, dtype=np.float32)])
 def test_nothing_to_tell_apart_is_one_cluster(chosen, latent):
     assert chosen(latent)[0].n_clusters == 1
+
+
+@pytest.mark.parametrize("n", [200, 600])
+def test_one_gaussian_is_seldom_cut(chosen, n):
+    """The level of the test is 5 % over all splits of a run, also where many cells make a deep tree."""
+    clouds = np.random.default_rng(3).normal(size=(8, n, 8)).astype(np.float32)
+    assert sum(chosen(cloud)[0].n_clusters > 1 for cloud in clouds) <= 1
