@@ -57,7 +57,7 @@ class ScTAG:
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> sctag.pp.build_graph(adata)
     >>> model = sctag.ScTAG(adata, n_clusters=8)
-    >>> model.train()
+    >>> model.train(pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
     >>> model.get_latent_representation().shape
     (700, 15)
     """

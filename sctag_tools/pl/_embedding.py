@@ -55,7 +55,7 @@ def embedding(
     >>> import sctag_tools as sctag
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> sctag.pp.build_graph(adata)
-    >>> sctag.tl.sctag(adata, n_clusters=8)
+    >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
     >>> ax = sctag.pl.embedding(adata, basis="pca", show=False)
     """
     import scanpy as sc

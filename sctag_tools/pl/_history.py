@@ -57,7 +57,7 @@ def history(
     >>> import sctag_tools as sctag
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> sctag.pp.build_graph(adata)
-    >>> sctag.tl.sctag(adata, n_clusters=8)
+    >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
     >>> axes = sctag.pl.history(adata, show=False)
     """
     import matplotlib.pyplot as plt

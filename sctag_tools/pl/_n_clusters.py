@@ -56,7 +56,7 @@ def n_clusters(
     >>> import sctag_tools as sctag
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> sctag.pp.build_graph(adata)
-    >>> sctag.tl.sctag(adata)
+    >>> sctag.tl.sctag(adata, n_networks=1, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
     >>> axes = sctag.pl.n_clusters(adata, show=False)
     """
     import matplotlib.pyplot as plt

@@ -87,7 +87,7 @@ def denoise(
     >>> import sctag_tools as sctag
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> sctag.pp.build_graph(adata)
-    >>> sctag.tl.sctag(adata, n_clusters=8)
+    >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
     >>> sctag.tl.denoise(adata, genes=["CD3D", "NKG7"])
     >>> adata.layers["sctag_denoised"].shape
     (700, 765)

@@ -96,7 +96,7 @@ def map_query(
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> reference, query = adata[:600].copy(), adata[600:].copy()
     >>> sctag.pp.build_graph(reference)
-    >>> sctag.tl.sctag(reference, n_clusters=8)
+    >>> sctag.tl.sctag(reference, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
     >>> sctag.tl.map_query(query, reference)
     >>> query.obsm["X_sctag"].shape
     (100, 15)

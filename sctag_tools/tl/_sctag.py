@@ -139,7 +139,7 @@ def sctag(
     >>> import scanpy as sc, sctag_tools as sctag
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> sctag.pp.build_graph(adata)
-    >>> sctag.tl.sctag(adata, n_clusters=8)
+    >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
     >>> adata.obsm["X_sctag"].shape
     (700, 15)
     """

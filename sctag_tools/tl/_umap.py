@@ -56,7 +56,7 @@ def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None,
     >>> import sctag_tools as sctag
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> sctag.pp.build_graph(adata)
-    >>> sctag.tl.sctag(adata, n_clusters=8)
+    >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
     >>> sctag.tl.umap(adata)
     >>> adata.obsm["X_sctag_umap"].shape
     (700, 2)
