@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +23,14 @@ from sctag_tools._keys import ResultKeys
 REAL_SETS = Path(__file__).resolve().parents[2] / "shared" / "data"
 N_CELLS, N_GENES, N_GROUPS = 150, 120, 3
 SHORT = {"pretrain_epochs": 3, "cluster_epochs": 2, "progress_bar": False}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the fixtures of every_test.py serve the examples in docstrings too, which are not below this folder."""
+    spec = importlib.util.spec_from_file_location("every_test", Path(__file__).with_name("every_test.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config.pluginmanager.register(module, "every_test")
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def cells():
 
 @pytest.fixture
 def _all_partitions(monkeypatch):
-    """As many as the other processes draw, which know nothing of ../../conftest.py."""
+    """As many as the other processes draw, which know nothing of every_test.py."""
     monkeypatch.setattr(partitions, "_N_PARTITIONS", 300)
 
 
