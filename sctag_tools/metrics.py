@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
     from anndata import AnnData
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 
 def accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
@@ -37,12 +38,10 @@ def accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     >>> accuracy(["B", "B", "T", "T"], [1, 1, 0, 2])
     0.75
     """
-    import numpy as np
     from scipy.optimize import linear_sum_assignment
 
     true, pred = _paired_codes(labels_true, labels_pred)
-    table = np.zeros((true.max() + 1, pred.max() + 1), dtype=np.int64)
-    np.add.at(table, (true, pred), 1)
+    table = pd.crosstab(true, pred).to_numpy()
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / true.size)
 
 
@@ -155,11 +154,8 @@ def _column(adata: AnnData, key: str, advice: str) -> pd.Series:
     return adata.obs[key]
 
 
-def _paired_codes(*labels: ArrayLike) -> list[np.ndarray[Any, Any]]:
+def _paired_codes(*labels: ArrayLike) -> list[NDArray[np.int64]]:
     """True and predicted labels as integers from 0, shape (n_obs,) each."""
-    import numpy as np
-    import pandas as pd
-
     found = []
     for name, given in zip(("labels_true", "labels_pred"), labels, strict=True):
         if np.ndim(given) != 1 or np.size(given) == 0:

@@ -23,10 +23,17 @@ N_PARTITIONS = 40  # of 300, which take most of the time of a short run
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_partitions() -> Iterator[None]:
+def _few_partitions() -> Iterator[int]:
+    usual = partitions._N_PARTITIONS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitions, "_N_PARTITIONS", N_PARTITIONS)
-        yield
+        yield usual
+
+
+@pytest.fixture
+def all_partitions(_few_partitions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as users have."""
+    monkeypatch.setattr(partitions, "_N_PARTITIONS", _few_partitions)
 
 
 @pytest.fixture(autouse=True)

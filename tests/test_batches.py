@@ -46,35 +46,31 @@ def test_batches_are_left_out_of_the_clusters(batched, likelihood):
     assert batched.uns["sctag_neighbors"]["params"]["batch_key"] == "donor"
 
 
-def test_a_batch_too_small_to_be_centered_is_named(batched, short):
-    batched.obs["lab"] = np.where(np.arange(240) < 4, "few", "many")
-    sctag.pp.build_graph(batched, batch_key="lab")
-    with pytest.warns(UserWarning, match=r"1 batches have fewer than 10 cells \('few' has 4\)"):
-        sctag.tl.sctag(batched, 3, batch_key="lab", **short)
-
-
-def test_one_batch_is_none(batched, short):
-    batched.obs["lab"] = "here"
+def test_one_batch_is_none_and_a_small_one_is_named(batched):
+    batched.obs["here"], batched.obs["lab"] = "here", np.where(np.arange(240) < 4, "few", "many")
     sctag.pp.build_graph(batched)
-    plain = sctag.tl.sctag(batched, 3, copy=True, **short)
+    sctag.pp.build_graph(batched, batch_key="here", key_added="of_one")
+    assert (batched.obsp["of_one_distances"] != batched.obsp["sctag_neighbors_distances"]).nnz == 0
+    assert sctag.ScTAG(batched, batch_key="here", neighbors_key="of_one")._inputs.batch_index is None
     sctag.pp.build_graph(batched, batch_key="lab")
-    sctag.tl.sctag(batched, 3, batch_key="lab", **short)
-    np.testing.assert_array_equal(batched.obsm["X_sctag"], plain.obsm["X_sctag"])
+    with pytest.warns(UserWarning, match=r"1 batches have fewer than 10 cells \('few' has 4\)") as caught:
+        sctag.ScTAG(batched, batch_key="lab")
+    assert [warning.filename for warning in caught] == [__file__]
 
 
-def test_a_graph_and_a_run_that_differ_are_told(batched, short):
+def test_a_graph_and_a_run_that_differ_are_told(batched):
     sctag.pp.build_graph(batched)
     sctag.pp.build_graph(batched, batch_key="donor", key_added="within")
     sctag.pp.build_graph(batched, key_added="of_another_tool")
     batched.obsm["X_corrected"] = batched.obsm["X_pca"]
     with pytest.warns(UserWarning, match=r"built with no batch_key, and this run has batch_key='donor'"):
-        sctag.tl.sctag(batched, 3, batch_key="donor", **short)
+        sctag.ScTAG(batched, batch_key="donor")
     with pytest.warns(UserWarning, match=r"built with batch_key='donor', and this run has no batch_key"):
-        sctag.tl.sctag(batched, 3, neighbors_key="within", **short)
+        sctag.ScTAG(batched, neighbors_key="within")
     # what may be corrected without saying so is left alone: warnings are errors here
-    sctag.tl.sctag(batched, 3, batch_key="donor", neighbors_key="of_another_tool", **short)
+    sctag.ScTAG(batched, batch_key="donor", neighbors_key="of_another_tool")
     sctag.pp.build_graph(batched, use_rep="X_corrected")
-    sctag.tl.sctag(batched, 3, batch_key="donor", **short)
+    sctag.ScTAG(batched, batch_key="donor")
 
 
 def test_what_is_refused(batched, unchanged):
@@ -87,7 +83,6 @@ def test_what_is_refused(batched, unchanged):
                 function(batched, batch_key="none")
             with pytest.raises(ValueError, match=r"adata\.obs\['gaps'\] lacks the batch of 120 cells"):
                 function(batched, batch_key="gaps")
-        for function in (sctag.pp.build_graph, sctag.tl.sctag):
             with pytest.raises(ValueError, match="batch_key='each': every cell has a batch of its own"):
                 function(batched, batch_key="each")
         with pytest.raises(ValueError, match="preset='paper' knows no batches"):

@@ -183,19 +183,18 @@ def test_a_modality_is_clustered_in_place(mudata, multimodal, clustered, short, 
 
 
 def test_a_mudata_is_refused_with_the_way_to_its_modality(multimodal, clustered, unchanged):
-    calls = [
-        lambda: sctag.pp.build_graph(multimodal),
-        lambda: sctag.tl.sctag(multimodal, 3),
-        lambda: sctag.tl.map_query(multimodal, clustered),
-        lambda: sctag.tl.map_query(clustered, multimodal),
-        lambda: sctag.tl.denoise(multimodal),
-        lambda: sctag.ScTAG(multimodal),
-    ]
-    for call in calls:
-        with (
-            unchanged(clustered),
-            pytest.raises(TypeError, match=r"got MuData; a MuData's modality is `mdata\['rna'\]`"),
-        ):
+    calls = {
+        "pp.build_graph": lambda: sctag.pp.build_graph(multimodal),
+        "tl.sctag": lambda: sctag.tl.sctag(multimodal, 3),
+        "tl.map_query": lambda: sctag.tl.map_query(multimodal, clustered),
+        "ScTAG.from_anndata": lambda: sctag.tl.map_query(clustered, multimodal, key_added="mapped"),
+        "tl.denoise": lambda: sctag.tl.denoise(multimodal),
+        "tl.umap": lambda: sctag.tl.umap(multimodal),
+        "ScTAG": lambda: sctag.ScTAG(multimodal),
+    }
+    for name, call in calls.items():
+        match = rf"sctag\.{name} needs an AnnData, got MuData; a MuData's modality is `mdata\['rna'\]`"
+        with unchanged(clustered), pytest.raises(TypeError, match=match):
             call()
 
 

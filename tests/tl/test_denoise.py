@@ -265,9 +265,7 @@ def test_wrong_options_are_refused(clustered, unchanged, options, error, match):
         sctag.tl.denoise(part, **options)
 
 
-def test_no_anndata_and_no_model(clustered, unchanged):
-    with pytest.raises(TypeError, match=r"sctag\.tl\.denoise needs an AnnData"):
-        sctag.tl.denoise(np.ones((3, 3)))
+def test_no_model(clustered, unchanged):
     del clustered.uns["sctag"]["model"]
     with unchanged(clustered), pytest.raises(KeyError, match=r"made without its model .*give the folder"):
         sctag.tl.denoise(clustered)

@@ -89,8 +89,3 @@ def test_the_log_names_what_was_written_and_no_temporary(clustered):
 def test_what_is_refused(clustered, unchanged, options, error, match):
     with unchanged(clustered), pytest.raises(error, match=match):
         sctag.tl.umap(clustered, **options)
-
-
-def test_no_anndata():
-    with pytest.raises(TypeError, match=r"sctag\.tl\.umap needs an AnnData"):
-        sctag.tl.umap(np.zeros((5, 5)))
