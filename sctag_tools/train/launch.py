@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .._threads import passive_waiting
 from .config import Config
 from .result import FitResult
 
@@ -28,7 +29,8 @@ def fit_alone_or_in_processes(config: Config, **arrays: Any) -> FitResult:
     """:func:`.fit.fit` in this process, or in ``config.devices`` processes."""
     if config.devices > 1:
         return fit_in_processes(config, **arrays)
-    from .fit import fit
+    with passive_waiting():
+        from .fit import fit  # torch loads here, unless it is there
 
     return fit(config=config, **arrays)
 
