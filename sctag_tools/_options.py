@@ -24,15 +24,20 @@ def takes_options(*groups: Group, before: str | None = None) -> Callable[[Docume
         documented.__doc__ = _with_texts(documented.__doc__ or "", groups)
         function: Any = documented.__init__ if isinstance(documented, type) else documented  # type: ignore[misc]
         literal_choices(function)
-        signature = inspect.signature(function)
-        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        names = {one.name for one in own}
-        place = next((i for i, one in enumerate(own) if one.name == before), len(own))
-        own[place:place] = [_parameter(option) for option in options_of(*groups) if option.name not in names]
-        function.__signature__ = signature.replace(parameters=own)
+        add_parameters(function, [_parameter(option) for option in options_of(*groups)], before=before)
         return documented
 
     return decorate
+
+
+def add_parameters(function: Any, added: list[inspect.Parameter], *, before: str | None) -> None:
+    """Replace ``**options`` in the signature by those that are not there yet, in front of ``before`` or last."""
+    signature = inspect.signature(function)
+    own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    names = [one.name for one in own]
+    place = names.index(before) if before else len(own)
+    own[place:place] = [one for one in added if one.name not in names]
+    function.__signature__ = signature.replace(parameters=own)
 
 
 def literal_choices(function: Documented) -> Documented:

@@ -1,16 +1,13 @@
 """The ``sctag`` command: from a file of raw counts to clusters, and from new cells to a model's clusters."""
 
-from __future__ import annotations
-
-import os
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from ._map import map_
+from .._threads import passive_waiting
+from ._map import info, map_, score
 from ._options import OTHER_NAMES, normalize_name
-from ._report import info, score
 from ._run import run
 
 app = typer.Typer(
@@ -26,13 +23,9 @@ app.command()(score)
 app.command()(info)
 
 
+@passive_waiting()
 def command() -> None:
-    """Entry point of the installed command.
-
-    OpenMP threads that spin while they wait slow training down badly when another process needs a core. The policy is
-    read when torch loads; a setting by the user stands.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Entry point of the installed command."""
     app()
 
 

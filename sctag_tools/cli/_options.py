@@ -1,20 +1,18 @@
 """Options of the commands. Those of a run are made from :class:`..train.config.Config`, where they are written."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import Field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from .._options import add_parameters
 from .._types import Preset
 from ..train.config import Config, Group, options_of
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 ALIASES = {
     "highly-genes": "n-top-genes",  # this one and the next are names of the original's train.py
@@ -28,51 +26,35 @@ OTHER_NAMES = (
     + ", ".join(f"--{alias} for --{name}" for alias, name in ALIASES.items())
     + "; and underscores for dashes."
 )
-_PANELS: dict[Group, str] = {
-    "clustering": "Clustering",
-    "model": "Model",
-    "training": "Training",
-    "runtime": "Runtime",
-}
 
+of_input, of_clustering, of_output = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Input", "Clustering", "Output")
+)
 
-def option(text: str, *names: str, panel: str | None = None, **settings: Any) -> Any:
-    """Declare an option with its text and its place in the help; typer derives the name if there is none."""
-    return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
-
-
-Layer = Annotated[
-    str | None, option("Layer with the raw counts, if X does not hold them.", panel="Input", metavar="NAME")
-]
-Transpose = Annotated[bool, option("The table has genes in rows, cells in columns.", "--transpose", panel="Input")]
-CheckValues = Annotated[bool, option("Refuse values that look logged or scaled.", panel="Input")]
+Layer = Annotated[str | None, of_input(help="Layer with the raw counts, if X does not hold them.", metavar="NAME")]
+Transpose = Annotated[bool, of_input("--transpose", help="The table has genes in rows, cells in columns.")]
+CheckValues = Annotated[bool, of_input(help="Refuse values that look logged or scaled.")]
 
 Published = Annotated[
-    Preset,
-    option("The published method: reference is the code as it runs, paper is without its defects.", panel="Clustering"),
+    Preset, of_clustering(help="The published method: reference is the code as it runs, paper is without its defects.")
 ]
-NTopGenes = Annotated[int, option("Highly variable genes to use.", panel="Clustering", metavar="INT", min=1)]
+NTopGenes = Annotated[int, of_clustering(help="Highly variable genes to use.", metavar="INT", min=1)]
 NNeighbors = Annotated[
-    int, option("Neighbors of a cell in the graph, itself included.", panel="Clustering", metavar="INT", min=2)
+    int, of_clustering(help="Neighbors of a cell in the graph, itself included.", metavar="INT", min=2)
 ]
-BatchKey = Annotated[
-    str | None, option("Column of obs with the experimental batch.", panel="Clustering", metavar="NAME")
-]
+BatchKey = Annotated[str | None, of_clustering(help="Column of obs with the experimental batch.", metavar="NAME")]
 
 LabelKey = Annotated[
     str | None,
-    option(
-        "Column of obs to score against; never used for clustering.",
-        panel="Output",
+    of_output(
+        help="Column of obs to score against; never used for clustering.",
         metavar="NAME",
         show_default="cell_type1 in the original's HDF5",
     ),
 ]
-KeyAdded = Annotated[str, option("Name of the results.", panel="Output", metavar="NAME")]
-Save = Annotated[
-    Path | None, option("New or empty folder for the model, for `sctag map`.", panel="Output", metavar="FOLDER")
-]
-Quiet = Annotated[bool, option("No progress bars.", "--quiet", panel="Output")]
+KeyAdded = Annotated[str, of_output(help="Name of the results.", metavar="NAME")]
+Save = Annotated[Path | None, of_output(help="New or empty folder for the model, for `sctag map`.", metavar="FOLDER")]
+Quiet = Annotated[bool, of_output("--quiet", help="No progress bars.")]
 
 
 def normalize_name(name: str) -> str:
@@ -81,37 +63,22 @@ def normalize_name(name: str) -> str:
     return ALIASES.get(dashed, dashed)
 
 
-def takes_config_options(*, before: str) -> Callable[[Command], Command]:
-    """Put the options of Config into the signature of a command, where typer looks for them.
-
-    They stand before the parameter ``before``. The command itself receives them as ``**options``.
-    """
-
-    def decorate(command: Command) -> Command:
-        signature = inspect.signature(command, eval_str=True)
-        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        place = [one.name for one in own].index(before)
-        own[place:place] = [_parameter(field) for field in options_of(*_PANELS) if field.name != "progress_bar"]
-        command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
-        return command
-
-    return decorate
+def takes_config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the options of Config into the signature of a command, before ``preset``; it receives ``**options``."""
+    parameters = [_parameter(field) for field in options_of(*get_args(Group)) if field.name != "progress_bar"]
+    add_parameters(command, parameters, before="preset")
+    return command
 
 
 def _parameter(field: Field[Any]) -> inspect.Parameter:
     check = field.metadata
     number = "FLOAT" if isinstance(field.default, float) else "INT"
-    declared = option(
-        _plain_text(check["text"]),
-        panel=_PANELS[check["group"]],
+    declared = typer.Option(
+        help=re.sub(r":\w+:`([^`]*)`", r"\1", check["text"]).replace("``", ""),  # without the documentation's markup
+        rich_help_panel=check["group"].capitalize(),
         metavar=None if "choices" in check else number,
         min=check.get("low"),
         max=check.get("high"),
     )
     annotation: Any = Annotated[get_type_hints(Config)[field.name], declared]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
-
-
-def _plain_text(text: str) -> str:
-    """A text without the markup of the documentation."""
-    return re.sub(r":\w+:`([^`]*)`", r"\1", text).replace("``", "")

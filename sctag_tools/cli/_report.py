@@ -1,66 +1,61 @@
-"""What is printed of results and models, and the commands that only print: ``sctag score`` and ``sctag info``."""
+"""What a command tells the user: clusters and scores, warnings and errors."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 
+from .._checks import AdvisedError
 from .._keys import ResultKeys
-from ._messages import plain_messages
-from ._options import option
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def score(
-    data: Annotated[Path, typer.Argument(help="Result of `sctag run` or `sctag map`.")],
-    *,
-    label_key: Annotated[str, option("Column of obs to score against.", metavar="NAME")],
-    key_added: Annotated[str, option("Name of the results.", metavar="NAME")] = "sctag",
-) -> None:
-    """Print ACC, NMI and ARI of the clusters in DATA against a column of labels."""
-    from ..io.read import read
-
-    with plain_messages():
-        typer.echo(score_line(read(data), label_key, key_added))
-
-
-def info(model: Annotated[Path, typer.Argument(help="Folder of a saved model.")]) -> None:
-    """Print what a saved model was trained on, and how."""
-    from .._model import ScTAG
-
-    with plain_messages():
-        loaded = ScTAG.load(model)
-        registry = loaded.registry
-        typer.echo(loaded)
-        typer.echo(f"genes     {', '.join(registry.var_names[:3])}, ...")
-        typer.echo(f"cells     {', '.join(registry.obs_names[:3])}, ...")
-        if registry.batch_key is not None:
-            typer.echo(f"batches   {registry.batch_key}: {', '.join(registry.batch_categories)}")
-        space = registry.use_rep or "the PCA of the genes"
-        typer.echo(f"neighbors {loaded.reference.n_neighbors} others of a cell, in {space}")
-        for part in ("params", "versions"):
-            for name, value in registry.run.get(part, {}).items():
-                typer.echo(f"{part:<9} {name} = {value}")
+@contextmanager
+def plain_messages() -> Iterator[None]:
+    """Print warnings as one line each, and errors that the user can fix as one line with exit status 1."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: warn(str(message))
+        try:
+            yield
+        except (KeyError, OSError, TypeError, ValueError, ImportError, NotImplementedError, RuntimeError) as error:
+            typer.echo(f"Error: {_describe(error)}", err=True)
+            raise typer.Exit(1) from error
 
 
-def cluster_table(adata: AnnData, key: str) -> str:
-    """A line for each cluster: cells, share of all cells, mean confidence."""
+def warn(message: str) -> None:
+    """Print a warning."""
+    typer.echo(f"Warning: {message}", err=True)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, AdvisedError):
+        return error.on_command_line
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) adds quotes
+    return " ".join([str(message), *getattr(error, "__notes__", ())])
+
+
+def print_result(adata: AnnData, key: str, label_key: str | None) -> None:
+    """A line for each cluster, one about unlike cells if cells were mapped, and the scores if there are labels."""
     keys = ResultKeys(key)
-    confidences = adata.obs.groupby(keys.clusters, observed=False)[keys.confidence]
-    lines = [f"{'cluster':>8}{'cells':>9}{'share':>9}{'confidence':>12}"]
-    lines += [
-        f"{name:>8}{len(values):>9}{len(values) / adata.n_obs:>9.1%}{values.mean():>12.2f}"
-        for name, values in confidences
-    ]
-    return "\n".join(lines)
+    typer.echo(f"{'cluster':>8}{'cells':>9}{'share':>9}{'confidence':>12}")
+    for name, values in adata.obs.groupby(keys.clusters, observed=False)[keys.confidence]:
+        typer.echo(f"{name:>8}{len(values):>9}{len(values) / adata.n_obs:>9.1%}{values.mean():>12.2f}")
+    if keys.novelty in adata.obs:
+        n_new = int((adata.obs[keys.novelty] > 1).sum())
+        unlike = f"{n_new} of {adata.n_obs} cells are less like the model's cells than 99 % of these are"
+        typer.echo(f"{unlike} ({keys.novelty})")
+    if label_key is not None:
+        print_scores(adata, label_key, key)
 
 
-def score_line(adata: AnnData, label_key: str, key: str) -> str:
+def print_scores(adata: AnnData, label_key: str, key: str) -> None:
     """ACC, NMI and ARI of the clusters against a column of labels."""
     from ..metrics import score
 
-    return "  ".join(f"{name} {value:.4f}" for name, value in score(adata, label_key, key=key).items())
+    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in score(adata, label_key, key=key).items()))

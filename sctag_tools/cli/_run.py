@@ -1,7 +1,5 @@
 """``sctag run``: from a file of raw counts to clusters."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +10,7 @@ import typer
 from ..train.config import Config
 from . import _options as opt
 from ._files import find_label_key, read_cells, target_file
-from ._messages import plain_messages, warn
-from ._report import cluster_table, score_line
+from ._report import plain_messages, print_result, warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,7 +19,8 @@ _TARGET_SUM = 1e4
 _MAX_PCS = 50
 
 
-@opt.takes_config_options(before="preset")
+@plain_messages()
+@opt.takes_config_options
 def run(
     data: Annotated[
         Path | None,
@@ -41,9 +39,7 @@ def run(
     batch_key: opt.BatchKey = None,
     out: Annotated[
         Path | None,
-        opt.option(
-            "Result file; the UMAP is saved beside it as .png.", panel="Output", show_default="./DATA_sctag.h5ad"
-        ),
+        opt.of_output(help="Result file; the UMAP is saved beside it as .png.", show_default="./DATA_sctag.h5ad"),
     ] = None,
     label_key: opt.LabelKey = None,
     key_added: opt.KeyAdded = "sctag",
@@ -52,43 +48,37 @@ def run(
     **options: Any,
 ) -> None:
     """Cluster the cells of DATA; write the result, its UMAP, and print a table."""
-    with plain_messages():
-        config = Config(**options, progress_bar=not quiet)
-        adata = read_cells(data, transpose=transpose)
-        target = target_file(data, out, "sctag")
-        label_key = find_label_key(adata, label_key, data)
-        published = {} if preset == "default" else {"n_top_genes": n_top_genes}
-        choices = {"preset": preset, "batch_key": batch_key, "save": save, "key_added": key_added, **published}
-        _check(adata, config, choices)
-        counts_layer = _keep_counts(adata, layer, check_values=check_values)
-        _preprocess(adata, n_top_genes, config.random_state)
-        _cluster(adata, config, n_neighbors, layer=counts_layer, check_values=check_values, **choices)
-        try:
-            _draw(adata, key_added, label_key, target.with_suffix(".png"))
-        finally:  # a plot may fail on what the clustering did not mind
-            adata.write_h5ad(target)
-        typer.echo(cluster_table(adata, key_added))
-        if label_key is not None:
-            typer.echo(score_line(adata, label_key, key_added))
+    config = Config(**options, progress_bar=not quiet)
+    adata = read_cells(data, transpose=transpose)
+    target = target_file(data, out, "sctag")
+    label_key = find_label_key(adata, label_key, data)
+    published = {} if preset == "default" else {"n_top_genes": n_top_genes}
+    choices = {"preset": preset, "batch_key": batch_key, "save": save, "key_added": key_added, **published}
+    _check(adata, config, choices)
+    counts_layer = _keep_counts(adata, layer, check_values=check_values)
+    _preprocess(adata, n_top_genes, config.random_state)
+    _cluster(adata, config, n_neighbors, layer=counts_layer, check_values=check_values, **choices)
+    try:
+        _draw(adata, key_added, label_key, target.with_suffix(".png"))
+    finally:  # a plot may fail on what the clustering did not mind
+        adata.write_h5ad(target)
+    print_result(adata, key_added, label_key)
     model = "" if save is None else f", model in {save}"
     typer.echo(f"wrote {target} and {target.with_suffix('.png')}{model}")
 
 
-def _check(adata: AnnData, config: Config, choices: dict[str, Any]) -> None:
+def _check(adata: "AnnData", config: Config, choices: dict[str, Any]) -> None:
     """Refuse at once what the clustering would refuse after many seconds of preparation."""
-    from .._anndata.genes import DEFAULT
-    from .._keys import GRAPH_KEY
     from ..tl._sctag import check_call
 
     if config.accelerator not in {"auto", "cpu"}:
         from ..train.runtime import resolve_accelerator  # torch loads here
 
         resolve_accelerator(config.accelerator)
-    others = {"neighbors_key": GRAPH_KEY, "mask_var": DEFAULT, "n_top_genes": None, "copy": False}
-    check_call(adata, config, **{**others, **choices})
+    check_call(adata, config, **choices)
 
 
-def _keep_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> str:
+def _keep_counts(adata: "AnnData", layer: str | None, *, check_values: bool) -> str:
     """Put raw counts into X and into a layer of the result, whose name is returned. Cells without counts go."""
     import scanpy as sc
     from scipy import sparse
@@ -108,7 +98,7 @@ def _keep_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> st
     return name
 
 
-def _preprocess(adata: AnnData, n_top_genes: int, random_state: int | None) -> None:
+def _preprocess(adata: "AnnData", n_top_genes: int, random_state: int | None) -> None:
     """Log-normalize X, mark highly variable genes and run PCA on them, as scanpy users do before clustering."""
     import scanpy as sc
 
@@ -122,7 +112,7 @@ def _preprocess(adata: AnnData, n_top_genes: int, random_state: int | None) -> N
     sc.pp.pca(adata, n_comps=max(1, min(_MAX_PCS, adata.n_obs - 1, n_genes - 1)), random_state=random_state)
 
 
-def _cluster(adata: AnnData, config: Config, n_neighbors: int, **choices: Any) -> None:
+def _cluster(adata: "AnnData", config: Config, n_neighbors: int, **choices: Any) -> None:
     from ..pp import build_graph, recipe_published
     from ..tl import sctag
 
@@ -134,7 +124,7 @@ def _cluster(adata: AnnData, config: Config, n_neighbors: int, **choices: Any) -
     sctag(adata, **asdict(config), **choices)
 
 
-def _draw(adata: AnnData, key: str, label_key: str | None, path: Path) -> None:
+def _draw(adata: "AnnData", key: str, label_key: str | None, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     from ..pl import embedding

@@ -189,13 +189,13 @@ def check_call(
     config: Config,
     *,
     preset: str,
-    neighbors_key: str,
     batch_key: str | None,
-    mask_var: object,
-    n_top_genes: int | None,
     save: str | os.PathLike[str] | None,
     key_added: str,
-    copy: bool,
+    neighbors_key: str = GRAPH_KEY,
+    mask_var: object = DEFAULT,
+    n_top_genes: int | None = None,
+    copy: bool = False,
 ) -> None:
     """Raise what :func:`sctag` would raise before it reads the counts; the command line asks this first."""
     check_choice("preset", preset, get_args(Preset))

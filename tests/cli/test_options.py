@@ -17,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sctag_tools import cli
-from sctag_tools.cli._messages import plain_messages
+from sctag_tools.cli._report import plain_messages
 from sctag_tools.train.config import Config
 
 EVERY_OPTION = {
@@ -101,9 +101,11 @@ def test_idle_threads_sleep_unless_the_user_wants_otherwise(monkeypatch, given):
     monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # so that it is put back
     if not given:
         monkeypatch.delenv("OMP_WAIT_POLICY")
-    monkeypatch.setattr(cli, "app", lambda: None)
+    seen = []
+    monkeypatch.setattr(cli, "app", lambda: seen.append(os.environ["OMP_WAIT_POLICY"]))
     cli.command()
-    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+    assert seen == [given or "PASSIVE"]
+    assert os.environ.get("OMP_WAIT_POLICY") == given
 
 
 # --- messages ---
