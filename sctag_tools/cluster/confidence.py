@@ -1,4 +1,4 @@
-"""How sure the cluster of each cell is, from smaller clusterings of the same partitions."""
+"""How sure the cluster of each cell is, and each cluster as a whole, from smaller clusterings of the same partitions."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ _FINER = 1.5  # of the finer cut: there a part that straddles two clusters is do
 # Six partitions split and join clusters more often than a whole run does, so strict agreement gets a small weight.
 # Without it, cells of clusters that are often split or joined would pass for sure.
 _STRICT_WEIGHT = 0.2
+_MIN_OVERLAP = 0.75  # of two clusters that are the same one, as Hennig (2007) has it
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,34 @@ def agreement(labels: NDArray[np.int64], others: NDArray[np.int64], *, one_to_on
             partner[rows] = columns
         kept += partner[other] == labels
     return kept / len(others)
+
+
+def cluster_confidence(labels: NDArray[np.int64], replicates: ReplicateClusterings) -> dict[str, NDArray[np.float64]]:
+    """How well each cluster of ``labels`` (n_cells,) comes back as a whole, and what else becomes of it.
+
+    ``confidence`` is the mean over the ``replicates`` of its largest Jaccard index (cells in both, over cells in
+    either) with a cluster of either cut: the stability of Hennig (2007), with smaller runs in place of his bootstrap.
+    The others are shares of the replicates in which no index reaches 0.75: most of its cells lie in one larger cluster
+    (``merged``), or in several that are mostly its own (``split``), or neither (``dissolved``). Arrays (n_clusters,).
+    """
+    outcomes = [_outcomes(labels, *cuts) for cuts in zip(replicates.same_number, replicates.finer, strict=True)]
+    names = ("confidence", "merged", "split", "dissolved")
+    return dict(zip(names, np.mean(outcomes, axis=0), strict=True))
+
+
+def _outcomes(labels: NDArray[np.int64], same: NDArray[np.int64], finer: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(4, n_clusters) largest Jaccard index, and one of three flags where it is small."""
+    (recall, precision, jaccard), (*_, jaccard_finer) = _overlaps(labels, same), _overlaps(labels, finer)
+    overlap = np.maximum(jaccard.max(axis=1), jaccard_finer.max(axis=1))
+    changed = overlap < _MIN_OVERLAP
+    merged = changed & (recall.max(axis=1) >= _MIN_OVERLAP)
+    split = changed & ~merged & ((recall * (precision >= _MIN_OVERLAP)).sum(axis=1) >= _MIN_OVERLAP)
+    return np.stack([overlap, merged, split, changed & ~merged & ~split])
+
+
+def _overlaps(labels: NDArray[np.int64], other: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    """Cells that clusters of both have in common, over those of the first, of the other, and of either."""
+    n_labels, n_other = int(labels.max()) + 1, int(other.max()) + 1
+    shared = np.bincount(labels * n_other + other, minlength=n_labels * n_other).reshape(n_labels, n_other)
+    own, its = shared.sum(axis=1, keepdims=True), shared.sum(axis=0, keepdims=True)
+    return [shared / np.maximum(total, 1) for total in (own, its, own + its - shared)]

@@ -36,7 +36,7 @@ _AXES = {
 _INTEGERS = {"centroid_index", "cells.batch_index"}
 _MAY_BE_INFINITE = "scaler.std"  # of a constant gene
 _NAMES = ("var_names", "obs_names", "batch_categories")
-_SERIES = ("history", "n_clusters_curve")  # arrays by name; JSON has no number for their gaps
+_SERIES = ("history", "n_clusters_curve", "cluster_confidence")  # arrays by name; JSON has no number for their gaps
 
 # Names of version 0.1 (format 1) that have changed since.
 _FORMAT_1_ARRAYS = {

@@ -113,7 +113,10 @@ def sctag(
     `adata.uns['sctag' | key_added]` : :class:`dict`
         ``params``, ``history`` (loss terms of each step), ``n_clusters_curve`` (if the number was chosen), ``stop``
         and ``seconds`` by stage, ``device``, ``versions``, and ``model`` (unless ``store_model=False``, and not of the
-        published presets).
+        published presets). ``cluster_confidence`` (not of the published presets) has arrays (n_clusters,), in the order
+        of the categories: ``confidence``, how much of the cluster as a whole comes back in clusterings by a few
+        partitions (mean of the largest Jaccard index), and the shares of these in which it is ``merged`` with another,
+        ``split``, or ``dissolved``.
 
     What was made of an earlier result of this name is removed: its UMAP, its denoised layers, its novelty, and its
     colors if the number of clusters has changed.

@@ -12,7 +12,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..cluster.confidence import cell_confidence
+from ..cluster.confidence import cell_confidence, cluster_confidence
 from ..cluster.consensus import ConsensusClustering, cluster_centroids, consensus_clustering
 from ..mapping.reference import CellResults, NeighborSettings, ReferenceModel
 from ..nn.joint_latent import JointLatent
@@ -131,6 +131,7 @@ def _fit_ordered(
         proba=proba,
         labels=labels,
         confidence=found.confidence,
+        cluster_confidence=cluster_confidence(labels, consensus.replicates),
         history={name: np.array(values) for name, values in trainer.history.items()},
         n_clusters_curve=consensus.curve,
         stop_reasons=stop_reasons,

@@ -24,6 +24,7 @@ class FitResult:
     stop_reasons: dict[str, str]  # phase -> why it ended
     seconds: dict[str, float]  # stage -> wall time
     device: str
+    cluster_confidence: dict[str, NDArray[np.float64]] | None = None  # one value a cluster; None if published
     reference: "ReferenceModel | None" = None  # what new cells are mapped to; None if it was not asked for
 
     @property
@@ -41,8 +42,9 @@ class FitResult:
             "device": self.device,
             "versions": {name: version(name) for name in ("sctag-tools", "torch", "torch-geometric")},
         }
-        if self.n_clusters_curve is not None:
-            record["n_clusters_curve"] = self.n_clusters_curve
+        for name in ("cluster_confidence", "n_clusters_curve"):
+            if getattr(self, name) is not None:
+                record[name] = getattr(self, name)
         return record
 
 

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import jaccard_score
 
 from sctag_tools.cluster.confidence import (
     ReplicateClusterings,
     agreement,
     cell_confidence,
+    cluster_confidence,
     draw_replicates,
 )
 from sctag_tools.cluster.partitions import draw_partitions
@@ -87,3 +89,40 @@ def test_replicates_agree_where_clusters_are_clear(gaussians):
     kept = agreement(tree.cut(4), replicates.finer)
     assert kept[120:].min() == 1
     assert kept[:5].max() < 1
+
+
+def outcomes(labels, *others):
+    replicates = np.array(others)
+    return cluster_confidence(np.array(labels), ReplicateClusterings(replicates, replicates))
+
+
+def test_a_cluster_that_comes_back_is_sure():
+    found = outcomes([0, 0, 0, 1, 1], [3, 3, 3, 0, 0], [0, 0, 0, 1, 1])
+    assert list(found) == ["confidence", "merged", "split", "dissolved"]
+    np.testing.assert_array_equal(list(found.values()), [[1, 1], [0, 0], [0, 0], [0, 0]])
+
+
+def test_what_becomes_of_clusters():
+    labels = np.repeat([0, 1, 2], 20)
+    joined, halved = np.repeat([0, 0, 1], 20), np.repeat([0, 1, 2, 3], [10, 10, 20, 20])
+    scattered = np.r_[np.tile([0, 1, 2], 20)]
+    found = outcomes(labels, labels, joined, halved, scattered)
+    np.testing.assert_allclose(found["merged"], [1 / 4, 1 / 4, 0])
+    np.testing.assert_allclose(found["split"], [1 / 4, 0, 0])
+    np.testing.assert_allclose(found["dissolved"], 1 / 4)
+    np.testing.assert_allclose(found["confidence"][0], np.mean([1, 1 / 2, 1 / 2, 7 / 33]))
+
+
+def test_overlap_is_the_jaccard_index():
+    rng = np.random.default_rng(0)
+    labels, other = rng.integers(0, 4, 300), rng.integers(0, 6, 300)
+    best = [max(jaccard_score(labels == k, other == j) for j in range(6)) for k in range(4)]
+    np.testing.assert_allclose(outcomes(labels, other)["confidence"], best)
+
+
+def test_the_better_cut_counts():
+    labels = np.repeat([0, 1], 50)
+    whole = np.zeros((3, 100), dtype=np.int64)
+    found = cluster_confidence(labels, ReplicateClusterings(whole, np.tile(labels, (3, 1))))
+    np.testing.assert_array_equal(found["confidence"], 1)
+    np.testing.assert_array_equal(found["merged"], 0)

@@ -92,6 +92,10 @@ def test_the_number_of_clusters_is_chosen_and_the_groups_are_found(chosen):
     numbers = record["n_clusters_curve"]["n_clusters"]
     np.testing.assert_array_equal(numbers, np.arange(2, len(numbers) + 2))
     assert record["n_clusters_curve"]["supported"].sum() == 2
+    assert {name: values.shape for name, values in record["cluster_confidence"].items()} == dict.fromkeys(
+        ("confidence", "merged", "split", "dissolved"), (3,)
+    )
+    assert record["cluster_confidence"]["confidence"].min() > 0.7
     assert sctag.metrics.ari(chosen.obs["group"], chosen.obs["sctag"]) > 0.9
     assert record["history"]["multinomial"][-10:].mean() < record["history"]["multinomial"][:10].mean()
 
@@ -106,7 +110,7 @@ def test_round_trip(chosen, tmp_path, suffix):
     for name in ("X_sctag", "sctag_proba"):
         np.testing.assert_array_equal(chosen.obsm[name], back.obsm[name])
     assert back.uns["sctag"]["params"] == chosen.uns["sctag"]["params"]
-    for part in ("history", "n_clusters_curve"):
+    for part in ("history", "n_clusters_curve", "cluster_confidence"):
         for name, curve in chosen.uns["sctag"][part].items():
             np.testing.assert_array_equal(back.uns["sctag"][part][name], curve)
     graphs = [sctag.ScTAG(adata)._inputs.connectivities for adata in (chosen, back)]
