@@ -43,20 +43,16 @@ def read_x_y_layout(path: Path) -> AnnData:
 
 def _read_counts(node: h5py.Dataset | h5py.Group) -> csr_matrix:
     """Cells x genes as CSR of float32, from a dense dataset or from the parts of a CSR matrix."""
-    if isinstance(node, h5py.Dataset):
-        return _read_dense_counts(node)
-    parts = tuple(node[name][()] for name in ("data", "indices", "indptr"))
-    matrix = csr_matrix(parts, shape=tuple(int(size) for size in node["shape"][()]), dtype=np.float32)
-    matrix.check_format(full_check=True)  # an index out of range would crash the interpreter later
-    return matrix
-
-
-def _read_dense_counts(dataset: h5py.Dataset) -> csr_matrix:
-    if dataset.ndim != 2 or 0 in dataset.shape:
-        msg = f"The matrix {dataset.name} must be cells x genes, but its shape is {dataset.shape}."
+    if not isinstance(node, h5py.Dataset):
+        parts = tuple(node[name][()] for name in ("data", "indices", "indptr"))
+        matrix = csr_matrix(parts, shape=tuple(int(size) for size in node["shape"][()]), dtype=np.float32)
+        matrix.check_format(full_check=True)  # an index out of range would crash the interpreter later
+        return matrix
+    if node.ndim != 2 or 0 in node.shape:
+        msg = f"The matrix {node.name} must be cells x genes, but its shape is {node.shape}."
         raise ValueError(msg)
-    step = max(1, _VALUES_PER_BLOCK // dataset.shape[1])
-    blocks = (dataset[start : start + step] for start in range(0, dataset.shape[0], step))
+    step = max(1, _VALUES_PER_BLOCK // node.shape[1])
+    blocks = (node[start : start + step] for start in range(0, node.shape[0], step))
     return vstack([csr_matrix(block, dtype=np.float32) for block in blocks], format="csr")
 
 
@@ -77,14 +73,12 @@ def _read_axis(file: h5py.File, axis: str, length: int) -> pd.DataFrame:
 
 def _read_uns(group: h5py.Group) -> dict[str, Any]:
     """Content of ``uns``, with arrays of one element as scalars."""
-    content: dict[str, Any] = {}
-    for key, node in group.items():
-        if isinstance(node, h5py.Group):
-            content[key] = _read_uns(node)
-        else:
-            values = _read_values(node)
-            content[key] = values.item() if values.size == 1 else values
-    return content
+    return {key: _read_uns(node) if isinstance(node, h5py.Group) else _scalar(node) for key, node in group.items()}
+
+
+def _scalar(dataset: h5py.Dataset) -> Any:
+    values = _read_values(dataset)
+    return values.item() if values.size == 1 else values
 
 
 def _read_values(dataset: h5py.Dataset) -> NDArray[Any]:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from .._checks import AdvisedError, check_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import h5py
     from anndata import AnnData
 
 SCTAG_LAYOUT = "HDF5 of the scTAG layout"
 _TABLE = "csv, tsv or txt table (also .gz)"
+_READERS = {  # by format; what they need is loaded with them
+    "h5ad": "anndata.io:read_h5ad",
+    "zarr": f"{__name__}:_read_zarr",
+    "loom": f"{__name__}:_read_loom",
+    "10x h5": "scanpy:read_10x_h5",
+    "10x mtx folder": "scanpy:read_10x_mtx",
+    _TABLE: f"{__package__}.tables:read_table",
+    SCTAG_LAYOUT: f"{__package__}.hdf5_layouts:read_sctag_layout",
+    "HDF5 with X and Y": f"{__package__}.hdf5_layouts:read_x_y_layout",
+}
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _ZARR_MARKERS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
@@ -107,7 +116,8 @@ def _read_as(kind: str, path: Path, **options: bool) -> AnnData:
         with warnings.catch_warnings():
             # `read` makes them unique right afterwards
             warnings.filterwarnings("ignore", message="Variable names are not unique", category=UserWarning)
-            return _READERS[kind](path, **options)
+            adata: AnnData = resolve_name(_READERS[kind])(path, **options)
+            return adata
     except (AdvisedError, ImportError, MemoryError, PermissionError, Warning):
         raise
     except Exception as error:
@@ -127,9 +137,9 @@ def recognize_format(path: Path) -> str:
 
 
 def _folder_format(path: Path) -> str:
-    if any((path / marker).exists() for marker in _ZARR_MARKERS):
+    if _holds_any(path, _ZARR_MARKERS):
         return "zarr"
-    if _holds_mtx(path):
+    if _holds_any(path, _MTX_NAMES):
         return "10x mtx folder"
     entries = sorted(entry.name for entry in path.iterdir())
     found = ", ".join(map(repr, entries[:_MAX_ENTRIES_SHOWN])) + (", ..." if len(entries) > _MAX_ENTRIES_SHOWN else "")
@@ -140,15 +150,15 @@ def _folder_format(path: Path) -> str:
     raise ValueError(msg)
 
 
-def _holds_mtx(folder: Path) -> bool:
-    return any((folder / name).exists() for name in _MTX_NAMES)
+def _holds_any(folder: Path, names: tuple[str, ...]) -> bool:
+    return any((folder / name).exists() for name in names)
 
 
 def _text_format(path: Path) -> str:
     from .tables import text_suffix
 
     name = path.name.removesuffix(".gz")
-    if name.endswith(".mtx") or (name in _MTX_COMPANIONS and _holds_mtx(path.parent)):
+    if name.endswith(".mtx") or (name in _MTX_COMPANIONS and _holds_any(path.parent, _MTX_NAMES)):
         msg = f"{path} is a part of a 10x matrix; pass the folder that holds it, {path.parent}."
         raise ValueError(msg)
     if text_suffix(path) is None:
@@ -197,12 +207,6 @@ def _hdf5_layout(file: h5py.File) -> str | None:
     return "HDF5 with X and Y" if "X" in file else None
 
 
-def _read_h5ad(path: Path) -> AnnData:
-    from anndata.io import read_h5ad
-
-    return read_h5ad(path)
-
-
 def _read_zarr(path: Path) -> AnnData:
     import zarr
     from anndata.io import read_zarr
@@ -228,45 +232,3 @@ def _read_loom(path: Path) -> AnnData:
     except ImportError as error:
         error.add_note("pip install loompy")
         raise
-
-
-def _read_10x_h5(path: Path) -> AnnData:
-    import scanpy as sc
-
-    return sc.read_10x_h5(path)
-
-
-def _read_10x_mtx(path: Path) -> AnnData:
-    import scanpy as sc
-
-    return sc.read_10x_mtx(path)
-
-
-def _read_table(path: Path, **options: Any) -> AnnData:
-    from .tables import read_table
-
-    return read_table(path, **options)
-
-
-def _read_sctag_layout(path: Path) -> AnnData:
-    from .hdf5_layouts import read_sctag_layout
-
-    return read_sctag_layout(path)
-
-
-def _read_x_y_layout(path: Path) -> AnnData:
-    from .hdf5_layouts import read_x_y_layout
-
-    return read_x_y_layout(path)
-
-
-_READERS: dict[str, Callable[..., AnnData]] = {
-    "h5ad": _read_h5ad,
-    "zarr": _read_zarr,
-    "loom": _read_loom,
-    "10x h5": _read_10x_h5,
-    "10x mtx folder": _read_10x_mtx,
-    _TABLE: _read_table,
-    SCTAG_LAYOUT: _read_sctag_layout,
-    "HDF5 with X and Y": _read_x_y_layout,
-}

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    import pandas as pd
     from anndata import AnnData
 
 _USUAL_DELIMITER = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -44,7 +43,12 @@ def read_table(path: Path, *, transpose: bool = False) -> AnnData:
     header = next(_lines(path), "")
     delimiter = _find_delimiter(path, header)
     columns = [name.strip('"') for name in header.split(delimiter)]
-    _check_header(path, columns)
+    if not columns:
+        msg = f"{path}: The file holds no table."
+        raise AdvisedError(msg)
+    if _is_number(columns[-1]):  # anndata would take such a row for a cell
+        msg = f"{path}: The first row must hold the gene names, but it ends with the number {columns[-1]}."
+        raise AdvisedError(msg)
     with warnings.catch_warnings():
         # anndata warns before it is known whether rows are cells, and `read` makes the names of genes unique
         warnings.filterwarnings("ignore", message="(Observation|Variable) names are not unique", category=UserWarning)
@@ -71,16 +75,6 @@ def _find_delimiter(path: Path, header: str) -> str | None:
     """
     usual = _USUAL_DELIMITER[text_suffix(path) or ".txt"]
     return next((delimiter for delimiter in usual + _DELIMITERS if delimiter in header), None)
-
-
-def _check_header(path: Path, columns: list[str]) -> None:
-    if not columns:
-        msg = f"{path}: The file holds no table."
-        raise AdvisedError(msg)
-    if _is_number(columns[-1]):
-        # anndata would take such a row for a cell
-        msg = f"{path}: The first row must hold the gene names, but it ends with the number {columns[-1]}."
-        raise AdvisedError(msg)
 
 
 def _parse(path: Path, delimiter: str | None, columns: list[str]) -> AnnData:
@@ -129,16 +123,18 @@ def _check_first_column(path: Path, table: AnnData, columns: list[str]) -> None:
 
 
 def _check_direction(path: Path, adata: AnnData, *, transpose: bool) -> None:
-    """Refuse a table that holds genes where cells are expected.
+    """Refuse a table that holds genes where cells are expected: all that follows would take minutes for nothing.
 
-    This is an error and not a warning: all that follows would run for minutes and give clusters of genes. Gene names
-    must occur in rows and not in columns, so that tables pass whose cells are named after knocked-out genes
+    Gene names must occur in rows and not in columns, so that tables pass whose cells are named after knocked-out genes
     (Perturb-seq). For a table that it mistakes, the other ``transpose`` and ``.T`` help.
     """
-    found = _genes_in_rows(adata.obs_names, adata.var_names)
-    if found is None:
+    rows, columns = adata.obs_names, adata.var_names
+    genes, barcodes = _matching(_GENE, rows), _matching(_BARCODE, columns)
+    many_genes = len(genes) >= max(_MIN_GENES, _MIN_GENE_SHARE * len(rows)) and not _matching(_GENE, columns)
+    many_barcodes = len(barcodes) > _MIN_BARCODE_SHARE * len(columns) and not _matching(_BARCODE, rows)
+    if not (many_genes or many_barcodes):
         return
-    row, column = found
+    row, column = (genes or rows)[0], (barcodes or columns)[0]
     turned = ", turned by `transpose`," if transpose else ""
     problem = (
         f"{path}{turned} seems to have genes in rows: its rows are named like {row!r}, its columns like {column!r}."
@@ -146,16 +142,6 @@ def _check_direction(path: Path, adata: AnnData, *, transpose: bool) -> None:
     if transpose:
         raise AdvisedError(problem, "Leave out `transpose=True`.", "Leave out `--transpose`.")
     raise AdvisedError(problem, f"Turn it: `sctag.read({str(path)!r}, transpose=True)`.", "Turn it: `--transpose`.")
-
-
-def _genes_in_rows(rows: pd.Index, columns: pd.Index) -> tuple[str, str] | None:
-    """A telling name of a row and one of a column, if rows look like genes and columns do not."""
-    genes, barcodes = _matching(_GENE, rows), _matching(_BARCODE, columns)
-    many_genes = len(genes) >= max(_MIN_GENES, _MIN_GENE_SHARE * len(rows)) and not _matching(_GENE, columns)
-    many_barcodes = len(barcodes) > _MIN_BARCODE_SHARE * len(columns) and not _matching(_BARCODE, rows)
-    if not (many_genes or many_barcodes):
-        return None
-    return (genes or [rows[0]])[0], (barcodes or [columns[0]])[0]
 
 
 def _matching(pattern: re.Pattern[str], names: Iterable[str]) -> list[str]:
