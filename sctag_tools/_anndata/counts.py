@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from .. import _logging as logg
 from .._checks import AdvisedError, check_flag
+from .access import require_in_memory
 from .blocks import Values
 
 if TYPE_CHECKING:
@@ -28,6 +30,17 @@ def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tup
     if name != (layer or "X"):
         logg.info(f"    using the raw counts in adata.layers[{name!r}], since adata.X holds none")
     return matrix, name
+
+
+def counts_in_memory(
+    adata: AnnData, layer: str | None, function: str, *, check_values: bool
+) -> tuple[sparse.csr_matrix, str]:
+    """The same as CSR float32; NotImplementedError unless it is in memory, ValueError for cells without counts."""
+    require_in_memory(adata, function)
+    matrix, name = find_counts(adata, layer, check_values=check_values)
+    counts = sparse.csr_matrix(matrix, dtype=np.float32)
+    check_totals(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel())
+    return counts, name
 
 
 def _choose_matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:

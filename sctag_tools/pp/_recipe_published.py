@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from scipy import sparse
-
 from .. import _logging as logg
-from .._anndata.access import require_in_memory, require_writable, silent_writing, working_copy
-from .._anndata.counts import check_totals, find_counts
+from .._anndata.access import require_writable, silent_writing, working_copy
+from .._anndata.counts import counts_in_memory
 from .._checks import check_integer, checked_seed
 from ..published.recipe import N_TOP_GENES, published_inputs
 
@@ -69,12 +66,9 @@ def recipe_published(
     (700, 50)
     """
     require_writable(adata, _FUNCTION, copy=copy)
-    require_in_memory(adata, _FUNCTION)
     check_integer("n_top_genes", n_top_genes, low=2)
     random_state = checked_seed(random_state)
-    matrix, _ = find_counts(adata, layer, check_values=True)
-    counts = sparse.csr_matrix(matrix, dtype=np.float32)
-    check_totals(np.asarray(counts.sum(axis=1)).ravel())
+    counts, _ = counts_in_memory(adata, layer, _FUNCTION, check_values=True)
     inputs = published_inputs(counts, random_state, n_top_genes=n_top_genes)
     adata = working_copy(adata, copy=copy)
     with silent_writing():

@@ -107,15 +107,12 @@ def nearest_neighbors(distances: sparse.csr_matrix, k: int) -> sparse.csr_matrix
 
     For the same ``n_neighbors``, scanpy stores one neighbor more, or the cell itself, if its search is not exact.
     """
-    n = distances.shape[0]
-    rows = np.repeat(np.arange(n), np.diff(distances.indptr))
-    others = rows != distances.indices
-    rows, columns, values = rows[others], distances.indices[others], distances.data[others]
-    order = np.lexsort((columns, values, rows))
-    rows, columns, values = rows[order], columns[order], values[order]
-    rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    kept = rank < k
-    return sparse.csr_matrix((values[kept], (rows[kept], columns[kept])), shape=(n, n))
+    graph = distances.tocoo()
+    order = np.lexsort((graph.col, graph.data, graph.row))
+    order = order[graph.row[order] != graph.col[order]]
+    rank = np.arange(len(order)) - np.searchsorted(graph.row[order], graph.row[order])
+    kept = order[rank < k]
+    return sparse.csr_matrix((graph.data[kept], (graph.row[kept], graph.col[kept])), shape=graph.shape)
 
 
 def binary_graph(distances: sparse.csr_matrix, *, symmetric: bool = False) -> sparse.csr_matrix:
@@ -189,18 +186,15 @@ def _check_arrays(
         raise ValueError(msg)
 
 
-def required_memory(n_cells: int, n_genes: int) -> int:
-    """Upper bound of the bytes that a run needs beside its input.
+def _check_memory(n_cells: int, n_genes: int) -> None:
+    """Raise ValueError if the run may need more bytes beside its input than there are.
 
     24 n G + 24,000 n for positive entries and hidden layers, 6 n^2 for the factorized Laplacian of the spectral start
     (measured: 2.5 to 4.3 n^2), and 200 MB for weights, gradients and blocks. Unlike the original, training itself
     holds nothing of size n^2.
     """
-    return 24 * n_cells * n_genes + 24_000 * n_cells + 6 * n_cells**2 + 200_000_000
-
-
-def _check_memory(n_cells: int, n_genes: int) -> None:
-    required, installed = required_memory(n_cells, n_genes), _installed_memory()
+    required = 24 * n_cells * n_genes + 24_000 * n_cells + 6 * n_cells**2 + 200_000_000
+    installed = _installed_memory()
     if installed is not None and required > installed:
         msg = (
             f"The published method takes all cells at once: {n_cells} cells x {n_genes} genes need up to "

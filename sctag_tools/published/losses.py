@@ -109,29 +109,25 @@ class ZINBTarget:
     @classmethod
     def from_scaled(cls, x: NDArray[np.float32], device: torch.device) -> ZINBTarget:
         """The scaled matrix (n, n_genes), whose negative values count as zeros; no size factors."""
-        return cls._from_csr(sparse.csr_matrix(np.maximum(x, 0)), np.ones(len(x)), device)
+        return cls.from_counts(sparse.csr_matrix(np.maximum(x, 0)), np.ones(len(x)), device)
 
     @classmethod
     def from_counts(
         cls, counts: sparse.csr_matrix, size_factors: NDArray[np.floating], device: torch.device
     ) -> ZINBTarget:
         """Raw counts (n, n_genes), with the size factors (n,) that multiply the decoded means."""
-        return cls._from_csr(counts, size_factors, device)
-
-    @classmethod
-    def _from_csr(cls, matrix: sparse.csr_matrix, sizes: NDArray[np.floating], device: torch.device) -> ZINBTarget:
-        n, n_genes = matrix.shape
+        n, n_genes = counts.shape
         rows = block_rows(n, n_genes)
         positions, values = [], []
         # In float32, lgamma of a count of 1e5 has no digits left. MPS has no wider type.
         exact = torch.float32 if device.type == "mps" else torch.float64
         for start in range(0, n, rows):
-            block = matrix[start : start + rows].tocoo()
+            block = counts[start : start + rows].tocoo()
             above = block.data >= _MIN_POSITIVE
             flat = (block.row.astype(np.int64) * n_genes + block.col)[above]
             positions.append(torch.from_numpy(flat).to(device))
             values.append(torch.from_numpy(block.data[above]).to(device, exact))
-        column = torch.from_numpy(np.asarray(sizes, dtype=np.float32)[:, None]).to(device)
+        column = torch.from_numpy(np.asarray(size_factors, dtype=np.float32)[:, None]).to(device)
         return cls(positions, values, column, rows)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import TAGConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from ..nn.tag import csr_tensor
+from ..nn.tag import _quiet_csr, csr_tensor
 from .losses import ZINBTarget, block_rows, graph_loss, zinb_loss
 
 N_HOPS = 3
@@ -41,9 +40,7 @@ class Adjacency:
     def from_scipy(cls, binary: sparse.csr_matrix, device: torch.device) -> Adjacency:
         """From the binary (n, n) graph with self-loops; degrees are row sums."""
         n = binary.shape[0]
-        with warnings.catch_warnings():
-            # torch's notes that CSR tensors are in beta, and not checked where PyG makes them.
-            warnings.filterwarnings("ignore", message="Sparse ", category=UserWarning)
+        with _quiet_csr():
             normalized, _ = gcn_norm(csr_tensor(binary), num_nodes=n, add_self_loops=False)
         rows = block_rows(n, n)
         blocks = (binary[start : start + rows].tocoo() for start in range(0, n, rows))

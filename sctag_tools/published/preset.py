@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from scipy import sparse
-
 from .. import _logging as logg
-from .._anndata.access import require_in_memory
-from .._anndata.counts import check_totals, find_counts
+from .._anndata.counts import counts_in_memory
 from .._anndata.genes import DEFAULT
 from .._anndata.graph import get_graph
 from ..train.config import options_of
@@ -47,56 +44,45 @@ def check_preset(preset: str, config: Config, *, mask_var: object, batch_key: st
             raise ValueError(msg)
 
 
-class PublishedRun:
-    """A run of a published preset. Making it reads and checks the AnnData."""
+def prepare_run(
+    adata: AnnData,
+    preset: str,
+    config: Config,
+    *,
+    n_top_genes: int | None,
+    layer: str | None,
+    neighbors_key: str,
+    check_values: bool,
+) -> Callable[[], tuple[FitResult, dict[str, Any]]]:
+    """Read and check the AnnData; calling what is returned gives the result, and the params for the record."""
+    distances = get_graph(adata, neighbors_key, "distances")
+    n_neighbors = adata.uns[neighbors_key].get("params", {}).get("n_neighbors")  # with the cell itself
+    counts, source = counts_in_memory(adata, layer, f"preset={preset!r}", check_values=check_values)
 
-    def __init__(
-        self,
-        adata: AnnData,
-        preset: str,
-        config: Config,
-        *,
-        n_top_genes: int | None,
-        layer: str | None,
-        neighbors_key: str,
-        check_values: bool,
-    ) -> None:
-        require_in_memory(adata, f"preset={preset!r}")
-        self.preset, self.config, self.neighbors_key = preset, config, neighbors_key
-        self.n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
-        self.distances = get_graph(adata, neighbors_key, "distances")
-        self.n_neighbors = adata.uns[neighbors_key].get("params", {}).get("n_neighbors")  # with the cell itself
-        matrix, self.counts_name = find_counts(adata, layer, check_values=check_values)
-        self.counts = sparse.csr_matrix(matrix, dtype=np.float32)
-        check_totals(np.asarray(self.counts.sum(axis=1, dtype=np.float64)).ravel())
-
-    def run(self) -> tuple[FitResult, dict[str, Any]]:
-        """The result, and the params for the record."""
+    def run() -> tuple[FitResult, dict[str, Any]]:
         from .fit import fit_published, nearest_neighbors
 
-        seed = int(self.config.random_state or 0)
-        distances = self.distances
-        if self.n_neighbors is not None:
-            distances = nearest_neighbors(distances, self.n_neighbors - 1)
-        inputs = published_inputs(self.counts, seed, n_top_genes=self.n_top_genes)
+        seed = int(config.random_state or 0)
+        inputs = published_inputs(counts, seed, n_top_genes=N_TOP_GENES if n_top_genes is None else n_top_genes)
         result = fit_published(
             inputs.x,
-            distances,
-            self.config,
-            _PRESETS[self.preset],
-            counts=self.counts[:, inputs.genes],
+            distances if n_neighbors is None else nearest_neighbors(distances, n_neighbors - 1),
+            config,
+            _PRESETS[preset],
+            counts=counts[:, inputs.genes],
             size_factors=inputs.size_factors,
-            progress=self.config.progress_bar and logg.verbosity() > 0,
+            progress=config.progress_bar and logg.verbosity() > 0,
         )
-        params = {
-            "preset": self.preset,
+        return result, {
+            "preset": preset,
             "n_clusters": result.n_clusters,
             "n_clusters_given": True,
-            "counts": self.counts_name,
+            "counts": source,
             "mask_var": "recipe_published",
             "n_genes": int(inputs.genes.sum()),
-            "neighbors_key": self.neighbors_key,
+            "neighbors_key": neighbors_key,
             "random_state": seed,
-            "accelerator": self.config.accelerator,
+            "accelerator": config.accelerator,
         }
-        return result, params
+
+    return run

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from .._threads import keep_thread_counts
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 N_TOP_GENES = 500
 N_NEIGHBORS = 15
@@ -31,6 +28,7 @@ class PublishedInputs:
     pca: NDArray[np.float32]  # (n_kept, n_pcs)
 
 
+@keep_thread_counts()
 def published_inputs(
     counts: sparse.csr_matrix, random_state: int, *, n_top_genes: int = N_TOP_GENES
 ) -> PublishedInputs:
@@ -41,11 +39,6 @@ def published_inputs(
     of the highest normalized dispersion ("seurat" flavor) are kept and scaled to zero mean and unit variance. The
     result agrees with a stored original run to the last digit, and so do the neighbors found in ``pca``.
     """
-    with keep_thread_counts():
-        return _inputs(counts, random_state, n_top_genes)
-
-
-def _inputs(counts: sparse.csr_matrix, random_state: int, n_top_genes: int) -> PublishedInputs:
     import scanpy as sc
     from anndata import AnnData
 

@@ -164,11 +164,11 @@ def sctag(
         if store_model:
             record[MODEL] = model.to_uns()
     else:
-        from ..published.preset import PublishedRun
+        from ..published.preset import prepare_run
 
-        run = PublishedRun(adata, preset, config, n_top_genes=n_top_genes, **inputs)
+        run = prepare_run(adata, preset, config, n_top_genes=n_top_genes, **inputs)
         adata, start = working_copy(adata, copy=copy), logg.info("clustering with scTAG")
-        result, params = run.run()
+        result, params = run()
         logg.warn_of_fewer_clusters(n_clusters, result.n_clusters)
         found, record = result, result.record(params)
     keys.write(adata, found, record)
