@@ -1,7 +1,5 @@
 """One run of the published method on arrays: pretraining, spectral start, self-training, result."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping

@@ -1,23 +1,18 @@
 """The presets "reference" and "paper" of ``sctag.tl.sctag``: the published method on raw counts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from anndata import AnnData
 
 from .. import _logging as logg
 from .._anndata.counts import counts_in_memory
 from .._anndata.genes import DEFAULT
 from .._anndata.graph import get_graph
-from ..train.config import options_of
+from ..train.config import Config, options_of
+from ..train.result import FitResult
 from .recipe import N_TOP_GENES, published_inputs
 from .settings import PAPER, REFERENCE
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from ..train.config import Config
-    from ..train.result import FitResult
 
 _PRESETS = {"reference": REFERENCE, "paper": PAPER}
 

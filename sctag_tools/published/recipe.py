@@ -1,7 +1,5 @@
 """The inputs of the published method from raw counts, as its preprocessing with scanpy 1.4.4 gave them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .._threads import keep_thread_counts
+from ..train.preprocessing import size_factors
 
 N_TOP_GENES = 500
 N_NEIGHBORS = 15
@@ -49,8 +48,7 @@ def published_inputs(
         msg = f"Too little is left without empty cells and genes: {cells.sum()} cells, {genes.sum()} genes."
         raise ValueError(msg)
     adata = adata[cells, genes].copy()
-    totals = np.asarray(adata.X.sum(axis=1)).ravel()
-    size_factors = np.asarray(totals / np.median(totals), dtype=np.float32)
+    sizes = size_factors(np.asarray(adata.X.sum(axis=1)).ravel())
     sc.pp.normalize_total(adata)
     sc.pp.log1p(adata)
     n_top_genes = min(n_top_genes, adata.n_vars)
@@ -58,7 +56,7 @@ def published_inputs(
     variable = adata.var["highly_variable"].to_numpy()
     genes[np.flatnonzero(genes)] = variable
     x = sc.pp.scale(adata.X[:, variable].toarray())  # dense, as there: the sparse path rounds otherwise
-    return PublishedInputs(x, genes, cells, size_factors, _principal_components(x, random_state))
+    return PublishedInputs(x, genes, cells, sizes, _principal_components(x, random_state))
 
 
 def _principal_components(x: NDArray[np.float32], random_state: int) -> NDArray[np.float32]:

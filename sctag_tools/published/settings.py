@@ -1,7 +1,5 @@
 """Where the published code departs from the paper, as switches."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """Training on all cells at once as the published code does it, with TensorFlow's Adam."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -36,14 +34,9 @@ class KerasAdam:
         self._second = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._n_steps = 0
 
-    def zero_grad(self) -> None:
-        """Forget the last gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
     @torch.no_grad()
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Move every parameter that has a gradient, and forget the gradient."""
         self._n_steps += 1
         rate = self.learning_rate * math.sqrt(1 - _BETA_2**self._n_steps) / (1 - _BETA_1**self._n_steps)
         for parameter, first, second in zip(self.parameters, self._first, self._second, strict=True):
@@ -51,6 +44,7 @@ class KerasAdam:
                 first.lerp_(parameter.grad, 1 - _BETA_1)
                 second.mul_(_BETA_2).addcmul_(parameter.grad, parameter.grad, value=1 - _BETA_2)
                 parameter.addcdiv_(first, second.sqrt().add_(_ADAM_EPSILON), value=-rate)
+                parameter.grad = None
 
 
 class FullBatchTrainer:
@@ -114,7 +108,6 @@ class FullBatchTrainer:
 
     def _step(self, optimizer: KerasAdam, more_terms: Callable[[Tensor], dict[str, Tensor]]) -> None:
         self.net.train()
-        optimizer.zero_grad()
         latent = self.net.encode(self.x, self.adjacency)
         terms = {
             "zinb": self.net.zinb_loss(latent, self.target),

@@ -89,7 +89,6 @@ def test_keras_adam_equals_numpy_loop():
     optimizer = KerasAdam([parameter, untouched], 1e-2)
     expected, m, v = start.copy(), np.zeros(4), np.zeros(4)
     for t, gradient in enumerate(gradients, start=1):
-        optimizer.zero_grad()
         parameter.grad = torch.tensor(gradient)
         optimizer.step()
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
