@@ -1,27 +1,20 @@
 """Two HDF5 layouts of the clustering literature: that of the original scTAG data, and a matrix X with labels Y."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from anndata import AnnData
-    from numpy.typing import NDArray
 
 _VALUES_PER_BLOCK = 1 << 24  # of a dense matrix, read at a time
 
 
 def read_sctag_layout(path: Path) -> AnnData:
     """Cells x genes of ``exprs``, with the names, columns and ``uns`` beside it."""
-    from anndata import AnnData
-
     with h5py.File(path, "r") as file:
         counts = _read_counts(file["exprs"])
         obs, var = (_read_axis(file, axis, length) for axis, length in zip(("obs", "var"), counts.shape, strict=True))
@@ -30,8 +23,6 @@ def read_sctag_layout(path: Path) -> AnnData:
 
 def read_x_y_layout(path: Path) -> AnnData:
     """Cells x genes of ``X``; labels in ``Y`` become a categorical column."""
-    from anndata import AnnData
-
     with h5py.File(path, "r") as file:
         adata = AnnData(_read_counts(file["X"]))
         if "Y" in file:

@@ -4,8 +4,6 @@ Hashes tell a damaged file. ``model_format`` then checks what the files hold bef
 larger than the files is allocated.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,13 +1,12 @@
 """A trained model as plain arrays and a JSON record, and back; every name, length, type and range is checked."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 import numpy as np
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from .._keys import MODEL, ResultKeys, is_result
@@ -16,9 +15,6 @@ from ..mapping.reference import ReferenceCells, ReferenceModel
 from ..nn.joint_latent import JointLatent
 from ..train.config import Config
 from ..train.preprocessing import GeneScaler
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 Arrays = dict[str, NDArray[Any]]
 

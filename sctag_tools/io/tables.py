@@ -1,21 +1,17 @@
 """Tables of counts as text: what separates their fields, which way round they are, and what is wrong with them."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import warnings
+from collections.abc import Iterable, Iterator
 from itertools import dropwhile
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from anndata import AnnData
+from anndata.io import read_text
 
 from .. import _logging as logg
 from .._checks import AdvisedError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from anndata import AnnData
 
 _USUAL_DELIMITER = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _DELIMITERS = ",;\t"
@@ -78,8 +74,6 @@ def _find_delimiter(path: Path, header: str) -> str | None:
 
 
 def _parse(path: Path, delimiter: str | None, columns: list[str]) -> AnnData:
-    from anndata.io import read_text
-
     try:
         table = read_text(path, delimiter, first_column_names=True)
     except ValueError as error:
