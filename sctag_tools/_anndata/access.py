@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from .. import _logging as logg
 from .._checks import check_flag
-from .blocks import is_in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +31,6 @@ def require_writable(adata: AnnData, function: str, *, copy: bool) -> None:
     if adata.isbacked and (copy or adata.is_view):
         what = "A copy" if copy else "A view"
         msg = f"{what} of a backed AnnData cannot hold results; call `adata = adata.to_memory()` first."
-        raise NotImplementedError(msg)
-
-
-def require_in_memory(adata: AnnData, function: str) -> None:
-    """Raise NotImplementedError for data on disk or in dask, naming the call that helps."""
-    if not all(matrix is None or is_in_memory(matrix) for matrix in (adata.X, *adata.layers.values())):
-        msg = f"{function} reads all cells in memory; call `adata = adata.to_memory()` first."
         raise NotImplementedError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Experimental batches (donors, plates): a number for each cell, and their names."""
+"""Experimental batches (donors, plates)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def batch_index(adata: AnnData, batch_key: str | None) -> NDArray[np.int64] | None:
-    """(n_obs,) number of the batch of each cell; None without a key or with a single batch."""
+def find_batches(adata: AnnData, batch_key: str | None) -> tuple[NDArray[np.int64] | None, list[str]]:
+    """(n_obs,) number of the batch of each cell, and their names; None and [""] without a key or with one batch."""
     if batch_key is None:
-        return None
+        return None, [""]
     if batch_key not in adata.obs:
         msg = f"batch_key={batch_key!r} is no column of adata.obs; there are {list(adata.obs)}."
         raise KeyError(msg)
@@ -27,9 +27,4 @@ def batch_index(adata: AnnData, batch_key: str | None) -> NDArray[np.int64] | No
         msg = f"batch_key={batch_key!r}: every cell has a batch of its own in this column; name the column of donors "
         msg += "or plates."
         raise ValueError(msg)
-    return None if len(names) == 1 else np.asarray(index, dtype=np.int64)
-
-
-def batch_categories(adata: AnnData, batch_key: str) -> list[str]:
-    """Name of each batch, in the order of :func:`batch_index`."""
-    return [str(name) for name in np.unique(adata.obs[batch_key].astype(str).to_numpy())]
+    return (None, [""]) if len(names) == 1 else (np.asarray(index, dtype=np.int64), [str(name) for name in names])

@@ -72,16 +72,14 @@ class Values:
     @classmethod
     def from_matrix(cls, matrix: Any) -> Self:
         """Read all of the matrix."""
-        blocks = [cls._from_block(block) for block in row_blocks(matrix)]
-        least, largest = min((one.least for one in blocks), default=0), max((one.largest for one in blocks), default=0)
-        return cls(all(one.finite for one in blocks), least, largest, all(one.whole for one in blocks))
-
-    @classmethod
-    def _from_block(cls, block: Any) -> Self:
-        stored = np.ravel(block.data if sparse.issparse(block) else np.asarray(block))
-        finite = stored.dtype.kind in "bui" or bool(np.isfinite(stored).all())
-        whole = stored.dtype.kind in "bui" or (finite and bool((stored == np.floor(stored)).all()))
-        return cls(finite, float(stored.min(initial=0)), float(stored.max(initial=0)), whole)
+        finite, least, largest, whole = True, 0.0, 0.0, True
+        for block in row_blocks(matrix):
+            stored = np.ravel(block.data if sparse.issparse(block) else np.asarray(block))
+            if stored.dtype.kind not in "bui":
+                finite = finite and bool(np.isfinite(stored).all())
+                whole = whole and finite and bool((stored == np.floor(stored)).all())
+            least, largest = min(least, float(stored.min(initial=0))), max(largest, float(stored.max(initial=0)))
+        return cls(finite, least, largest, whole)
 
     @property
     def are_counts(self) -> bool:

@@ -9,8 +9,7 @@ from scipy import sparse
 
 from .. import _logging as logg
 from .._checks import AdvisedError, check_flag
-from .access import require_in_memory
-from .blocks import Values
+from .blocks import Values, is_in_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +35,9 @@ def counts_in_memory(
     adata: AnnData, layer: str | None, function: str, *, check_values: bool
 ) -> tuple[sparse.csr_matrix, str]:
     """The same as CSR float32; NotImplementedError unless it is in memory, ValueError for cells without counts."""
-    require_in_memory(adata, function)
+    if not all(matrix is None or is_in_memory(matrix) for matrix in (adata.X, *adata.layers.values())):
+        msg = f"{function} reads all cells in memory; call `adata = adata.to_memory()` first."
+        raise NotImplementedError(msg)
     matrix, name = find_counts(adata, layer, check_values=check_values)
     counts = sparse.csr_matrix(matrix, dtype=np.float32)
     check_totals(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel())

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _logging as logg
 from .._keys import GRAPH_KEY
 from .._types import Metric
-from .batches import batch_categories, batch_index
+from .batches import find_batches
 from .blocks import columns_and_totals
 from .counts import check_totals, find_counts
 from .genes import select_genes
@@ -64,7 +64,7 @@ class TrainingInputs:
         """Read from ``adata``, which stays as it is."""
         connectivities = get_graph(adata, neighbors_key, "connectivities")
         genes, mask_name = select_genes(adata, mask_var)
-        batches = batch_index(adata, batch_key)
+        batches, categories = find_batches(adata, batch_key)
         matrix, source = find_counts(adata, layer, check_values=check_values)
         counts, totals = columns_and_totals(matrix, np.flatnonzero(genes))
         check_totals(totals)
@@ -79,7 +79,7 @@ class TrainingInputs:
             connectivities=connectivities,
             batch_index=batches,
             batch_key=batch_key,
-            batch_categories=[""] if batches is None or batch_key is None else batch_categories(adata, batch_key),
+            batch_categories=categories,
             var_names=adata.var_names[genes].astype(str).tolist(),
             obs_names=adata.obs_names.astype(str).tolist(),
             graph_params=graph_params,

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _logging as logg
 from .._anndata.access import require_writable, silent_writing, working_copy
-from .._anndata.batches import batch_index as get_batch_index
+from .._anndata.batches import find_batches
 from .._anndata.graph import get_representation
 from .._checks import check_choice, check_flag, check_integer, check_name, checked_seed
 from .._keys import GRAPH_KEY
@@ -116,7 +116,7 @@ def build_graph(
         check_integer("n_pcs", n_pcs, low=1)
     key = _checked_key(adata, key_added)
     n_neighbors = _usable_n_neighbors(n_neighbors, adata.n_obs)
-    batch_index = get_batch_index(adata, batch_key)
+    batch_index, _ = find_batches(adata, batch_key)
     adata = working_copy(adata, copy=copy)
 
     start = logg.info("building the cell graph")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from .. import _logging as logg
 from .._anndata.access import require_anndata, require_writable, working_copy
-from .._anndata.batches import batch_index
+from .._anndata.batches import find_batches
 from .._anndata.genes import DEFAULT
 from .._checks import check_choice, check_flag, check_integer, check_name
 from .._keys import GRAPH_KEY, MODEL, ResultKeys
@@ -211,7 +211,7 @@ def check_call(
     ResultKeys(key_added).require_free(adata)
     config.check_cells(adata.n_obs)
     if preset == "default":
-        batch_index(adata, batch_key)
+        find_batches(adata, batch_key)
         if n_top_genes is not None:
             msg = "n_top_genes is for the published presets only; choose genes with `sc.pp.highly_variable_genes`."
             raise ValueError(msg)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from .. import _logging as logg
 from .._anndata.access import require_writable, silent_writing, working_copy
 from .._checks import checked_seed
-from .._keys import ResultKeys
+from .._keys import GRAPH_KEY, ResultKeys
 from .._threads import keep_thread_counts
+from ..pp import build_graph
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 
 def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None, copy: bool = False) -> AnnData | None:
@@ -61,6 +60,9 @@ def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None,
     >>> adata.obsm["X_sctag_umap"].shape
     (700, 2)
     """
+    import scanpy as sc
+    from anndata import AnnData
+
     require_writable(adata, "sctag.tl.umap", copy=copy)
     keys = ResultKeys(key)
     keys.require_result(adata)
@@ -70,25 +72,13 @@ def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None,
     adata = working_copy(adata, copy=copy)
 
     start = logg.info(f"computing the UMAP of {keys.latent!r}")
-    positions = _umap(adata.obsm[keys.latent], seed)
-    with silent_writing():
-        adata.obsm[keys.umap] = positions
-    logg.info("    finished", time=start, deep=f"added\n    {keys.umap!r}, UMAP of the latent (adata.obsm)")
-    return adata if copy else None
-
-
-def _umap(latent: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """(n_cells, 2) UMAP of (n_cells, d), on a temporary AnnData."""
-    import scanpy as sc
-    from anndata import AnnData
-
-    from ..pp import build_graph
-
-    work = AnnData(shape=(len(latent), 0), obsm={"latent": latent})
+    work = AnnData(shape=(adata.n_obs, 0), obsm={"latent": adata.obsm[keys.latent]})
     with sc.settings.verbosity.override(0), keep_thread_counts(), warnings.catch_warnings():
         # umap lays out every component of a graph, so separate ones need no warning
         warnings.filterwarnings("ignore", "Graph is not fully connected")
         build_graph(work, min(15, work.n_obs), use_rep="latent", random_state=seed)
-        sc.tl.umap(work, neighbors_key="sctag_neighbors", random_state=seed)
-    positions: NDArray[np.float32] = work.obsm["X_umap"]
-    return positions
+        sc.tl.umap(work, neighbors_key=GRAPH_KEY, random_state=seed)
+    with silent_writing():
+        adata.obsm[keys.umap] = work.obsm["X_umap"]
+    logg.info("    finished", time=start, deep=f"added\n    {keys.umap!r}, UMAP of the latent (adata.obsm)")
+    return adata if copy else None
