@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..pp._pca import N_PCS, TARGET_SUM
 from ..train.config import Config
 from . import _options as opt
 from ._files import find_label_key, read_cells, target_file
@@ -14,9 +15,6 @@ from ._report import plain_messages, print_result, warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-_TARGET_SUM = 1e4
-_MAX_PCS = 50
 
 
 @plain_messages()
@@ -103,13 +101,13 @@ def _preprocess(adata: "AnnData", n_top_genes: int, random_state: int | None) ->
     import scanpy as sc
 
     adata.uns.pop("log1p", None)  # of what X held before
-    sc.pp.normalize_total(adata, target_sum=_TARGET_SUM)
+    sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
     sc.pp.log1p(adata)
     with warnings.catch_warnings():  # fewer genes than wanted may vary
         warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
         sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
     n_genes = int(adata.var["highly_variable"].sum())
-    sc.pp.pca(adata, n_comps=max(1, min(_MAX_PCS, adata.n_obs - 1, n_genes - 1)), random_state=random_state)
+    sc.pp.pca(adata, n_comps=max(1, min(N_PCS, adata.n_obs - 1, n_genes - 1)), random_state=random_state)
 
 
 def _cluster(adata: "AnnData", config: Config, n_neighbors: int, **choices: Any) -> None:

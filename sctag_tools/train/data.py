@@ -39,7 +39,8 @@ class TrainingData:
         """Prepare on the CPU, hop features on ``device``."""
         self.totals = totals
         log_size = np.log(size_factors(totals))
-        self.log_mean_counts = _log_mean_counts(counts, log_size)
+        mean = np.asarray(counts.T @ np.exp(-log_size)).ravel() / len(log_size)  # of each gene at size factor one
+        self.log_mean_counts = torch.from_numpy(np.log(np.maximum(mean, 1e-6)).astype(np.float32))
         self.adjacency = normalize_adjacency(connectivities)
         x = log_expression(counts, totals)
         self.scaler = GeneScaler.fit(x, batch_index)
@@ -138,12 +139,6 @@ def subgraph_targets(adjacency: sparse.csr_matrix, rows: NDArray[np.int64]) -> N
     totals = targets.sum(axis=1, keepdims=True)
     np.divide(targets, totals, out=targets, where=totals > 0)
     return targets
-
-
-def _log_mean_counts(counts: sparse.csr_matrix, log_size: NDArray[np.float32]) -> Tensor:
-    """Log of the mean count of each gene at size factor one, (n_genes,)."""
-    mean = np.asarray(counts.T @ np.exp(-log_size)).ravel() / len(log_size)
-    return torch.from_numpy(np.log(np.maximum(mean, 1e-6)).astype(np.float32))
 
 
 def _dense(counts: sparse.csr_matrix) -> Tensor:
