@@ -35,25 +35,13 @@ def fit_published(
 ) -> FitResult:
     """Run the published method on all cells at once.
 
-    Parameters
-    ----------
-    x
-        (n_cells, n_genes) scaled log-expression, not clipped.
-    distances
-        (n_cells, n_cells) CSR. Row i has an entry, of any value, for each neighbor of cell i; cell i itself may be
-        left out.
-    config
-        Of its options, ``n_clusters`` (which is required), ``random_state``, ``accelerator``, ``pretrain_epochs``
-        (default 1000) and ``cluster_epochs`` (default 300) are used.
-    counts, size_factors
-        (n_cells, n_genes) CSR raw counts and (n_cells,) factors; needed only if the ZINB describes the "counts".
-    initial_weights
-        Kernels (input, output) and biases to start from (:meth:`.PublishedNet.load`); the others are drawn.
-    progress
-        Whether to show bars.
+    ``x`` (n_cells, n_genes) is scaled log-expression, not clipped. Row i of ``distances`` (n_cells, n_cells), CSR, has
+    an entry, of any value, for each neighbor of cell i; cell i itself may be left out. Of ``config`` are used:
+    ``n_clusters``, which is required, ``random_state``, ``accelerator``, ``pretrain_epochs`` (default 1000) and
+    ``cluster_epochs`` (default 300). Raw ``counts`` (n_cells, n_genes), CSR, and ``size_factors`` (n_cells,) are needed
+    only if the ZINB describes the "counts". ``initial_weights`` are kernels (input, output) and biases to start from
+    (:meth:`.PublishedNet.load`); the others are drawn.
 
-    Returns
-    -------
     The history has one value of ``loss``, ``zinb``, ``graph`` and ``cluster`` for each epoch. The latent is that of the
     final weights. There are fewer than ``n_clusters`` clusters if one is empty at the spectral start or after training.
     """

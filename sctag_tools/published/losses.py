@@ -51,7 +51,7 @@ def zinb_loss(hidden: Tensor, kernel: Tensor, bias: Tensor, target: ZINBTarget) 
     ``hidden`` (n, 512) is the last hidden layer. ``kernel`` (512, 3 G) and ``bias`` (3 G,) belong to the three heads
     side by side: dropout, dispersion and mean.
     """
-    return _apply(_ZINBLoss, hidden, kernel, bias, target)
+    return _ZINBLoss.evaluate(hidden, kernel, bias, target)
 
 
 def graph_loss(left: Tensor, right: Tensor, edges: list[Tensor]) -> Tensor:
@@ -59,17 +59,26 @@ def graph_loss(left: Tensor, right: Tensor, edges: list[Tensor]) -> Tensor:
 
     ``edges`` holds, for each block of ``block_rows(n, n)`` rows of A, the flat positions of its ones.
     """
-    return _apply(_GraphLoss, left, right, edges)
+    return _GraphLoss.evaluate(left, right, edges)
 
 
-def _apply(function: Any, *arguments: Any) -> Tensor:
-    """Typed ``apply`` of an autograd function."""
-    out: Tensor = function.apply(*arguments)
-    return out
+class _WithGradients(Function):
+    """A loss that saves its gradients in all arguments but the last when it is computed."""
+
+    @classmethod
+    def evaluate(cls, *arguments: Any) -> Tensor:
+        """Typed ``apply``."""
+        out: Tensor = cls.apply(*arguments)  # type: ignore[no-untyped-call]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return *(part * gradient for part in ctx.saved_tensors), None
 
 
-class _GraphLoss(Function):
-    """:func:`graph_loss`, whose gradients are computed with its value."""
+class _GraphLoss(_WithGradients):
+    """:func:`graph_loss`, block by block."""
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, edges: list[Tensor]) -> Tensor:
@@ -89,12 +98,6 @@ class _GraphLoss(Function):
         n_pairs = len(left) ** 2
         ctx.save_for_backward(to_left.mul_(2 / n_pairs), to_right.mul_(2 / n_pairs))
         return total / n_pairs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        to_left, to_right = ctx.saved_tensors
-        return to_left * gradient, to_right * gradient, None
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ class ZINBTarget:
         return cls(positions, values, column, rows)
 
 
-class _ZINBLoss(Function):
-    """:func:`zinb_loss`, whose gradients are computed with its value.
+class _ZINBLoss(_WithGradients):
+    """:func:`zinb_loss`, block by block.
 
     All entries are first scored as zeros, which needs no lgamma. The scores of the few positive entries then replace
     theirs.
@@ -154,11 +157,6 @@ class _ZINBLoss(Function):
         n_entries = len(hidden) * len(bias) // 3
         ctx.save_for_backward(*(part.div_(n_entries) for part in (to_hidden, to_kernel, to_bias)))
         return total / n_entries
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return *(part * gradient for part in ctx.saved_tensors), None
 
 
 def _scores(heads: Tensor, sizes: Tensor, positions: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

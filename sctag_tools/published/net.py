@@ -4,12 +4,11 @@ Weights are exchanged as Keras kernels, (input, output), so that runs of the ori
 2022 and the authors' code on TensorFlow.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class Adjacency:
     edges: list[Tensor]  # the edges of each block of rows, as flat positions in the block
 
     @classmethod
-    def from_scipy(cls, binary: sparse.csr_matrix, device: torch.device) -> Adjacency:
+    def from_scipy(cls, binary: sparse.csr_matrix, device: torch.device) -> Self:
         """From the binary (n, n) graph with self-loops; degrees are row sums."""
         n = binary.shape[0]
         with _quiet_csr():

@@ -1,14 +1,7 @@
 """Where the published code departs from the paper, as switches."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-from .._checks import check_choice, check_flag
-
-Hops = Literal["reference", "true"]
-ZINBTargetName = Literal["scaled", "counts"]
-Divergence = Literal["q_from_p", "p_from_q"]
-Labels = Literal["last_refresh", "final"]
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +29,13 @@ class PublishedSettings:
         say.
     """
 
-    hops: Hops = "reference"
+    hops: Literal["reference", "true"] = "reference"
     dropout: bool = False
-    likelihood: ZINBTargetName = "scaled"
+    likelihood: Literal["scaled", "counts"] = "scaled"
     trained_centroids: bool = False
-    divergence: Divergence = "q_from_p"
-    labels: Labels = "last_refresh"
+    divergence: Literal["q_from_p", "p_from_q"] = "q_from_p"
+    labels: Literal["last_refresh", "final"] = "last_refresh"
     symmetric_graph: bool = False
-
-    def __post_init__(self) -> None:
-        choices = {"hops": Hops, "likelihood": ZINBTargetName, "divergence": Divergence, "labels": Labels}
-        for name, allowed in choices.items():
-            check_choice(name, getattr(self, name), get_args(allowed))
-        for name in ("dropout", "trained_centroids", "symmetric_graph"):
-            check_flag(name, getattr(self, name))
 
 
 REFERENCE = PublishedSettings()
