@@ -20,7 +20,6 @@ class Placement:
     latents: NDArray[np.float32]  # (n_cells, n_networks, n_latent)
     latent: NDArray[np.float32]  # (n_cells, n_latent)
     proba: NDArray[np.float32]  # (n_cells, n_clusters), rows sum to one
-    labels: NDArray[np.int64]  # (n_cells,)
     confidence: NDArray[np.float32]  # (n_cells,) in [0, 1]
     novelty: NDArray[np.float32]  # (n_cells,) one at the 99th percentile of the training cells
 
@@ -57,8 +56,7 @@ def place_cells(
         representation = expression @ model.pca_loadings
     found, _ = nearest(model.cells.representation, representation, model.n_neighbors, model.metric)
     latents, proba = _encode(model, expression * float(len(measured) / measured.sum()), found)
-    labels = proba.argmax(axis=1)
-    agreeing = model.cells.proba.argmax(axis=1)[found] == labels[:, None]
+    agreeing = model.cells.proba.argmax(axis=1)[found] == proba.argmax(axis=1)[:, None]
     side_by_side = np.stack(latents, axis=1)
     observed = counts[:, measured].toarray()
     expected = model.expected_proportions(side_by_side, batch_index)[:, measured]
@@ -72,7 +70,6 @@ def place_cells(
         latents=side_by_side,
         latent=model.joint_latent.transform(latents),
         proba=proba,
-        labels=labels,
         confidence=(agreeing * model.cells.confidence[found]).mean(axis=1).astype(np.float32),
         novelty=model.novelty_scorer.score_samples(features),
     )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from .._checks import check_choice, check_flag, check_integer, check_number, checked_seed
 from .._types import Accelerator, Likelihood, Precision
-
-if TYPE_CHECKING:
-    from dataclasses import Field
 
 MAX_CLUSTERS = 300
 
