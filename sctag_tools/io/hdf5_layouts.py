@@ -1,4 +1,4 @@
-"""Two HDF5 layouts of the clustering literature: that of the original scTAG data, and a matrix X with labels Y."""
+"""HDF5 files told apart, and two layouts of the clustering literature: that of scTAG's data, and X with labels Y."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,47 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
+from .read import SCTAG_LAYOUT, X_Y_LAYOUT
+
 _VALUES_PER_BLOCK = 1 << 24  # of a dense matrix, read at a time
+_10X_V2_ENTRIES = {"barcodes", "genes", "gene_names", "data", "indices", "indptr", "shape"}
+
+
+def hdf5_format(path: Path) -> str:
+    """The format of an HDF5 file, as it is named in messages; ValueError if it is none that can be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            layout = _hdf5_layout(file)
+            found = ", ".join(repr(key) for key in file) or "nothing"
+    except PermissionError:
+        raise
+    except OSError as error:
+        msg = f"{path} is a damaged or incomplete HDF5 file. {error}"
+        raise ValueError(msg) from error
+    if layout is None:
+        msg = (
+            f"{path} is an HDF5 file of an unknown layout: found {found} at its top, expected 'exprs' (scTAG), "
+            "'X' (and optionally 'Y'), or the entries of an h5ad, loom or 10x file."
+        )
+        raise ValueError(msg)
+    return layout
+
+
+def _hdf5_layout(file: h5py.File) -> str | None:
+    # files of anndata < 0.7 carry no encoding-type
+    if file.attrs.get("encoding-type") == "anndata" or {"X", "obs", "var"} <= file.keys():
+        return "h5ad"
+    if "exprs" in file:
+        return SCTAG_LAYOUT
+    if {"matrix", "row_attrs", "col_attrs"} <= file.keys():
+        return "loom"
+    # Cell Ranger 2 wrote one group for each genome
+    is_10x_v2 = len(file) > 0 and all(
+        isinstance(node, h5py.Group) and node.keys() >= _10X_V2_ENTRIES for node in file.values()
+    )
+    if is_10x_v2 or isinstance(file.get("matrix"), h5py.Group):
+        return "10x h5"
+    return X_Y_LAYOUT if "X" in file else None
 
 
 def read_sctag_layout(path: Path) -> AnnData:

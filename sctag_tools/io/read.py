@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from .._checks import AdvisedError, check_flag
 
 if TYPE_CHECKING:
-    import h5py
     from anndata import AnnData
 
-SCTAG_LAYOUT = "HDF5 of the scTAG layout"
+SCTAG_LAYOUT, X_Y_LAYOUT = "HDF5 of the scTAG layout", "HDF5 with X and Y"
 _TABLE = "csv, tsv or txt table (also .gz)"
 _READERS = {  # by format; what they need is loaded with them
     "h5ad": "anndata.io:read_h5ad",
@@ -24,14 +23,13 @@ _READERS = {  # by format; what they need is loaded with them
     "10x mtx folder": "scanpy:read_10x_mtx",
     _TABLE: f"{__package__}.tables:read_table",
     SCTAG_LAYOUT: f"{__package__}.hdf5_layouts:read_sctag_layout",
-    "HDF5 with X and Y": f"{__package__}.hdf5_layouts:read_x_y_layout",
+    X_Y_LAYOUT: f"{__package__}.hdf5_layouts:read_x_y_layout",
 }
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _ZARR_MARKERS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 _MTX_NAMES = ("matrix.mtx", "matrix.mtx.gz")
 _MTX_COMPANIONS = ("barcodes.tsv", "features.tsv", "genes.tsv")
-_10X_V2_ENTRIES = {"barcodes", "genes", "gene_names", "data", "indices", "indptr", "shape"}
 _MAX_ENTRIES_SHOWN = 5  # of a folder, in a message
 
 
@@ -132,7 +130,9 @@ def recognize_format(path: Path) -> str:
     with path.open("rb") as file:
         magic = file.read(len(_HDF5_MAGIC))
     if magic == _HDF5_MAGIC:
-        return _hdf5_format(path)
+        from .hdf5_layouts import hdf5_format
+
+        return hdf5_format(path)
     return "zarr" if magic.startswith(_ZIP_MAGIC) else _text_format(path)
 
 
@@ -165,46 +165,6 @@ def _text_format(path: Path) -> str:
         msg = f"{path} is in none of the readable formats: {', '.join(_READERS)}."
         raise ValueError(msg)
     return _TABLE
-
-
-def _hdf5_format(path: Path) -> str:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            layout = _hdf5_layout(file)
-            found = ", ".join(repr(key) for key in file) or "nothing"
-    except PermissionError:
-        raise
-    except OSError as error:
-        msg = f"{path} is a damaged or incomplete HDF5 file. {error}"
-        raise ValueError(msg) from error
-    if layout is None:
-        msg = (
-            f"{path} is an HDF5 file of an unknown layout: found {found} at its top, expected 'exprs' (scTAG), "
-            "'X' (and optionally 'Y'), or the entries of an h5ad, loom or 10x file."
-        )
-        raise ValueError(msg)
-    return layout
-
-
-def _hdf5_layout(file: h5py.File) -> str | None:
-    import h5py
-
-    # files of anndata < 0.7 carry no encoding-type
-    if file.attrs.get("encoding-type") == "anndata" or {"X", "obs", "var"} <= file.keys():
-        return "h5ad"
-    if "exprs" in file:
-        return SCTAG_LAYOUT
-    if {"matrix", "row_attrs", "col_attrs"} <= file.keys():
-        return "loom"
-    # Cell Ranger 2 wrote one group for each genome
-    is_10x_v2 = len(file) > 0 and all(
-        isinstance(node, h5py.Group) and node.keys() >= _10X_V2_ENTRIES for node in file.values()
-    )
-    if is_10x_v2 or isinstance(file.get("matrix"), h5py.Group):
-        return "10x h5"
-    return "HDF5 with X and Y" if "X" in file else None
 
 
 def _read_zarr(path: Path) -> AnnData:
