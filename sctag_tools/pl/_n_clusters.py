@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 MIN_SPLITS_SHOWN = 40
 
@@ -73,8 +72,16 @@ def n_clusters(
     # In results of version 0.1 the first limit is missing and the second is the same for all splits.
     limits = curve.get("max_coassociation", resolution / (1 + resolution)), curve["least_separation"]
     for ax, name, limit in zip((above, below), ("coassociation", "separation"), limits, strict=True):
-        _draw(ax, number, curve[name][shown], supported, np.broadcast_to(limit, curve[name].shape)[shown])
-    for ax in (above, below):
+        values, line = np.maximum(curve[name][shown], 0), np.broadcast_to(limit, curve[name].shape)[shown]
+        ax.scatter(number[supported], values[supported], s=22, color="C0", label="supported split")
+        ax.scatter(
+            number[~supported], values[~supported], s=22, facecolors="none", edgecolors="0.6", label="not supported"
+        )
+        ax.plot(number, line, color="0.3", linewidth=1, linestyle="--", label="limit")
+        ax.annotate(
+            f"limit\n{line[-1]:.2g}", (1.01, line[-1]), xycoords=ax.get_yaxis_transform(), va="center",
+            fontsize="small", annotation_clip=False,
+        )  # fmt: skip
         ax.axvline(chosen + 0.5, color="C1", linewidth=1, label="number chosen")
     above.set(ylabel="partitions that keep\nthe sides together", ylim=(0, 1), title=f"{chosen} clusters")
     above.legend(frameon=False, loc="lower right", fontsize="small")
@@ -82,21 +89,3 @@ def n_clusters(
     below.set_xlabel("clusters after the split")
     below.margins(y=0.15)
     return show_or_return(figure, (above, below), show=show, return_fig=return_fig)
-
-
-def _draw(
-    ax: Axes,
-    number: NDArray[np.float64],
-    values: NDArray[np.float64],
-    supported: NDArray[np.bool_],
-    limit: NDArray[np.float64],
-) -> None:
-    """One point for each split, filled if it is supported, and the limit as a labeled line."""
-    values = np.maximum(values, 0)
-    ax.scatter(number[supported], values[supported], s=22, color="C0", label="supported split")
-    ax.scatter(number[~supported], values[~supported], s=22, facecolors="none", edgecolors="0.6", label="not supported")
-    ax.plot(number, limit, color="0.3", linewidth=1, linestyle="--", label="limit")
-    ax.annotate(
-        f"limit\n{limit[-1]:.2g}", (1.01, limit[-1]), xycoords=ax.get_yaxis_transform(), va="center", fontsize="small",
-        annotation_clip=False,
-    )  # fmt: skip

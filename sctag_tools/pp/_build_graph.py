@@ -128,7 +128,8 @@ def build_graph(
         if batch_index is None:
             found = weighted = connect_components(find_neighbors(x, n_neighbors, **search), x, metric=metric)
         else:
-            x = _center_batches(x, batch_index)
+            means = np.stack([x[batch_index == batch].mean(axis=0) for batch in range(int(batch_index.max()) + 1)])
+            x = np.asarray(x - means[batch_index], dtype=np.float32)
             found = find_neighbors_across(x, batch_index, n_neighbors, **search)
             found = connect_components(found, x, metric=metric)
             weighted = subtract_batch_offsets(found, batch_index)
@@ -194,12 +195,6 @@ def _select_columns(
     if n_used != n_columns:
         params["n_pcs"] = int(n_used)
     return np.ascontiguousarray(x[:, :n_used], dtype=np.float32), params
-
-
-def _center_batches(x: NDArray[np.float32], batch_index: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Subtract from each row the mean of its batch."""
-    means = np.stack([x[batch_index == batch].mean(axis=0) for batch in range(int(batch_index.max()) + 1)])
-    return np.asarray(x - means[batch_index], dtype=np.float32)
 
 
 class _KnownNeighbors:
