@@ -37,7 +37,9 @@ def text_suffix(path: Path) -> str | None:
 def read_table(path: Path, *, transpose: bool = False) -> AnnData:
     """Cells x genes of a table with names in its first row and first column; ``transpose`` if genes are in rows."""
     header = next(_lines(path), "")
-    delimiter = _find_delimiter(path, header)
+    # Where numbers have decimal commas, programs separate the fields of a csv by semicolons; None stands for spaces.
+    possible = _USUAL_DELIMITER[text_suffix(path) or ".txt"] + _DELIMITERS
+    delimiter = next((delimiter for delimiter in possible if delimiter in header), None)
     columns = [name.strip('"') for name in header.split(delimiter)]
     if not columns:
         msg = f"{path}: The file holds no table."
@@ -62,15 +64,6 @@ def _lines(path: Path) -> Iterator[str]:
     """Lines from the header on, as anndata counts them: neither empty ones nor the comments above it."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         yield from dropwhile(lambda line: line.startswith("#"), filter(None, (line.rstrip("\n") for line in file)))
-
-
-def _find_delimiter(path: Path, header: str) -> str | None:
-    """The usual one of the suffix if the header holds it, else another one that it holds, else None for spaces.
-
-    Where numbers have decimal commas, programs separate the fields of a csv by semicolons.
-    """
-    usual = _USUAL_DELIMITER[text_suffix(path) or ".txt"]
-    return next((delimiter for delimiter in usual + _DELIMITERS if delimiter in header), None)
 
 
 def _parse(path: Path, delimiter: str | None, columns: list[str]) -> AnnData:
