@@ -379,6 +379,21 @@ def test_each_block_is_checked(graphed, tmp_path, monkeypatch, where, bad, match
     away.file.close()
 
 
+@pytest.mark.parametrize("row", [0, 75, 149])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("finite", np.nan, False), ("least", -1, -1), ("whole", 0.5, False), ("largest", 100, 100)],
+    ids=str,
+)
+def test_one_value_tells_in_whatever_block_it_lies(tmp_path, monkeypatch, row, name, value, expected):
+    x = np.ones((150, 3), dtype=np.float32)
+    x[row, 1] = value
+    monkeypatch.setattr(blocks, "_MAX_BLOCK_ENTRIES", 40 * 3)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        found = blocks.Values.from_matrix(file.create_dataset("x", data=x))
+    assert getattr(found, name) == expected
+
+
 def test_the_representation_itself_on_disk(blobs, tmp_path):
     away = _away(blobs, "backed csr", tmp_path)
     for adata in (blobs, away):
