@@ -89,13 +89,12 @@ def _no_counts(adata: AnnData, problem: str, *, may_skip: bool = False) -> Advis
     return AdvisedError(problem, python, command)
 
 
-def check_totals(
-    totals: NDArray[np.float64],
-    where: str = "",
-    advice: str = "run `sc.pp.filter_cells(adata, min_counts=1)` on the raw counts first.",
-) -> None:
+def check_totals(totals: NDArray[np.float64]) -> None:
     """Raise ValueError if the total count (n_obs,) of a cell is zero, for it cannot be clustered."""
     empty = np.flatnonzero(totals <= 0)
     if len(empty):
-        msg = f"{len(empty)} cells have no counts{where} (the first is row {empty[0]}); {advice}"
+        msg = (
+            f"{len(empty)} cells have no counts (the first is row {empty[0]}); "
+            "run `sc.pp.filter_cells(adata, min_counts=1)` on the raw counts first."
+        )
         raise ValueError(msg)

@@ -11,7 +11,7 @@ import pandas as pd
 from .. import _logging as logg
 from .._checks import AdvisedError
 from .blocks import columns_and_totals, place_columns
-from .counts import check_totals, find_counts
+from .counts import find_counts
 from .graph import get_representation
 
 if TYPE_CHECKING:
@@ -110,7 +110,13 @@ def _comparable_totals(
     The totals of a file that was subset to some genes mean something else than those of the reference.
     """
     in_model = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    check_totals(in_model, " in the genes of the model", "leave them out of the query.")
+    empty = np.flatnonzero(in_model <= 0)
+    if len(empty):
+        msg = (
+            f"{len(empty)} cells have no counts in the genes of the model (the first is row {empty[0]}); leave them "
+            "out of the query."
+        )
+        raise ValueError(msg)
     share = float(in_model.sum() / totals.sum())
     if max(share / training_share, training_share / share) <= _MAX_SHARE_RATIO:
         return totals
