@@ -1,4 +1,4 @@
-"""How sure the cluster of each cell is, and each cluster as a whole, from smaller clusterings of the same partitions."""
+"""How sure the cluster of a cell is, and a cluster as a whole, from smaller clusterings of the same partitions."""
 
 from dataclasses import dataclass
 

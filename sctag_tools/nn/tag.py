@@ -28,7 +28,7 @@ def normalize_adjacency(connectivities: sparse.spmatrix | sparse.sparray) -> spa
     adjacency.data[adjacency.indices == rows] = 0  # setdiag would store entries where there are none
     adjacency.eliminate_zeros()
     adjacency.sum_duplicates()  # which sorts, too
-    with _quiet_csr():
+    with quiet_csr():
         normalized, _ = gcn_norm(csr_tensor(adjacency), num_nodes=adjacency.shape[0], add_self_loops=False)
     adjacency.data = normalized.values().numpy()
     return sparse.csr_matrix(adjacency, dtype=np.float32)
@@ -48,7 +48,7 @@ def hop_features(
     hops[:, 0] = torch.from_numpy(x)
     if n_hops == 0:
         return hops
-    with _quiet_csr():
+    with quiet_csr():
         graph = csr_tensor(adjacency).to(device or "cpu")
         for start in range(0, width, _COLUMNS_AT_ONCE):  # a second array of this size would double the memory
             columns = slice(start, start + _COLUMNS_AT_ONCE)
@@ -63,12 +63,12 @@ def csr_tensor(matrix: sparse.csr_matrix) -> Tensor:
     """A scipy CSR matrix as a torch CSR tensor of the same dtype."""
     starts, columns = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
     values = torch.from_numpy(matrix.data)
-    with _quiet_csr():
+    with quiet_csr():
         return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape, check_invariants=True)
 
 
 @contextmanager
-def _quiet_csr() -> Iterator[None]:
+def quiet_csr() -> Iterator[None]:
     """Without torch's notes that its CSR tensors are in beta, and unchecked where PyG makes them."""
     with warnings.catch_warnings():
         for note in ("Sparse CSR tensor support is in beta", "Sparse invariant checks are implicitly disabled"):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import TAGConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from ..nn.tag import _quiet_csr, csr_tensor
+from ..nn.tag import quiet_csr, csr_tensor
 from .losses import ZINBTarget, block_rows, graph_loss, zinb_loss
 
 N_HOPS = 3
@@ -39,7 +39,7 @@ class Adjacency:
     def from_scipy(cls, binary: sparse.csr_matrix, device: torch.device) -> Self:
         """From the binary (n, n) graph with self-loops; degrees are row sums."""
         n = binary.shape[0]
-        with _quiet_csr():
+        with quiet_csr():
             normalized, _ = gcn_norm(csr_tensor(binary), num_nodes=n, add_self_loops=False)
         rows = block_rows(n, n)
         blocks = (binary[start : start + rows].tocoo() for start in range(0, n, rows))

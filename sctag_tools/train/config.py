@@ -51,10 +51,10 @@ class Config:
     cluster_weight: float = _option(1.0, "model", "Weight of the self-training in the loss.", low=0.0)
     learning_rate: float = _option(2e-3, "training",
         "Largest learning rate of Adam in pretraining.", low=1e-8, high=1.0)
-    batch_size: int = _option(256, "training",
+    batch_size: int = _option(128, "training",
         "Cells in a minibatch. If the graph is decoded, half of them are graph neighbors of the other half.", low=2)
     pretrain_epochs: int | None = _option(None, "training",
-        "Epochs of pretraining. By default 250 steps, or one epoch if that is more.", low=0)
+        "Epochs of pretraining. By default 450 steps, or one epoch if that is more.", low=0)
     cluster_epochs: int | None = _option(None, "training",
         "Epochs of self-training. By default until the clusters no longer change, at most 60 steps.", low=0)
     accelerator: Accelerator = _option("auto", "runtime",

@@ -18,7 +18,7 @@ from ..nn.self_training import target_distribution
 from .config import Config
 from .data import TrainingData
 
-_MIN_PRETRAIN_STEPS = 250  # or until each cell was seen once
+_MIN_PRETRAIN_STEPS = 450  # or until each cell was seen once
 _MAX_CLUSTER_STEPS = 60
 _WARM_UP = 0.3  # of the steps of pretraining
 _REFRESH_EVERY = 20  # steps between refreshes of the target distribution
