@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import TAGConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from ..nn.tag import quiet_csr, csr_tensor
+from ..nn.tag import csr_tensor, quiet_csr
 from .losses import ZINBTarget, block_rows, graph_loss, zinb_loss
 
 N_HOPS = 3
