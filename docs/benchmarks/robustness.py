@@ -28,6 +28,7 @@ from sklearn.metrics import roc_auc_score
 import sctag_tools as sctag
 
 COLUMNS = ["check", "set", "seed", "name", "value"]
+SAME_CLUSTER = 0.75  # Jaccard index (Hennig 2007)
 
 
 def cluster(adata: ad.AnnData, n_clusters: int | None, seed: int, batch_key: str | None = None) -> ad.AnnData:
@@ -43,6 +44,12 @@ def kept(first: pd.Series, second: pd.Series) -> np.ndarray:
     rows, columns = linear_sum_assignment(-table.to_numpy())
     partner = dict(zip(table.index[rows], table.columns[columns], strict=True))
     return (first.astype(str).map(partner) == second.astype(str)).to_numpy()
+
+
+def overlap(first: pd.Series, second: pd.Series) -> np.ndarray:
+    """Largest Jaccard index of each cluster of the first with one of the second."""
+    table = pd.crosstab(first, second).to_numpy()
+    return (table / (table.sum(1)[:, None] + table.sum(0) - table)).max(axis=1)
 
 
 def calibration_error(confidence: np.ndarray, happened: np.ndarray, n_bins: int = 10) -> float:
@@ -71,6 +78,11 @@ def agreement(folder: Path, seed: int, held: set[str]):
         yield path.stem, "ARI with 90 %", sctag.metrics.ari(first.obs["sctag"][chosen], part.obs["sctag"])
         yield path.stem, "calibration error, seeds", calibration_error(confidence, same)
         yield path.stem, "calibration error, 90 %", calibration_error(confidence[chosen], same_part)
+        back = overlap(first.obs["sctag"], second.obs["sctag"]) >= SAME_CLUSTER
+        yield path.stem, "clusters that come back", back.mean()
+        if 0 < back.mean() < 1:
+            auroc = roc_auc_score(back, first.uns["sctag"]["cluster_confidence"]["confidence"])
+            yield path.stem, "AUROC of clusters that come back", auroc
         given = cluster(adata, labels.nunique(), seed)
         wrong = ~kept(labels, given.obs["sctag"])
         if wrong.sum() >= 20:
@@ -117,13 +129,36 @@ def batch(folder: Path, seed: int, held: set[str]):
 
 def homogeneous(folder: Path, seed: int, held: set[str]):
     for path in (path for path in sorted(folder.glob("*.h5ad")) if path.stem not in held):
-        counts = ad.read_h5ad(path).X.tocsr()
-        totals = np.asarray(counts.sum(axis=1)).ravel()[:1500]
-        profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
-        drawn = np.random.default_rng(seed).poisson(totals[:, None] * profile).astype(np.float32)
-        adata = ad.AnnData(sparse.csr_matrix(drawn))
-        choose_genes(adata)
-        yield path.stem, "clusters in Poisson counts of one profile", cluster(adata, None, seed).obs["sctag"].nunique()
+        full = ad.read_h5ad(path)
+        largest = full.obs[LABELS] == full.obs[LABELS].value_counts().index[0]
+        for name, counts, is_overdispersed in (
+            ("Poisson", full.X[:1500], False),
+            ("negative binomial", full[largest].X[:1500], True),
+        ):
+            drawn = one_profile(counts.tocsr(), np.random.default_rng(seed), is_overdispersed=is_overdispersed)
+            adata = ad.AnnData(drawn)
+            choose_genes(adata)
+            yield (
+                path.stem,
+                f"clusters in {name} counts of one profile",
+                cluster(adata, None, seed).obs["sctag"].nunique(),
+            )
+
+
+def one_profile(counts: sparse.csr_matrix, rng: np.random.Generator, *, is_overdispersed: bool) -> sparse.csr_matrix:
+    """Counts with the totals of these cells, and the mean (and by moments the dispersion) of each gene."""
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    share = np.asarray(counts.sum(axis=0)).ravel() / totals.sum()
+    squares = (totals**2).sum() * share**2
+    excess = np.asarray(counts.multiply(counts).sum(axis=0)).ravel() - 2 * share * (counts.T @ totals) + squares
+    dispersion = np.clip((excess - totals.sum() * share) / np.maximum(squares, 1e-12), 1e-6, 5)  # var = m + d m^2
+    rows = []
+    for total in totals:
+        mean = total * share
+        if is_overdispersed:
+            mean = mean * rng.gamma(1 / dispersion) * dispersion
+        rows.append(sparse.csr_matrix(rng.poisson(mean).astype(np.float32)))
+    return sparse.vstack(rows, format="csr")
 
 
 def continuum(_folder: Path, seed: int, held: set[str]):
