@@ -151,7 +151,7 @@ def test_wrong_options_are_refused_when_it_is_made(graphed, unchanged, options, 
         ({"max_epochs": 2, "pretrain_epochs": 2}, TypeError, "two names of one option"),
         ({"max_epoch": 2}, TypeError, r"sctag\.ScTAG\.train has no option 'max_epoch'"),
         ({"n_hops": 2}, TypeError, r"sctag\.ScTAG\.train has no option 'n_hops'"),
-        ({"devices": 200}, ValueError, "cannot share minibatches of 150 cells"),
+        ({"devices": 200}, ValueError, "cannot share minibatches of 128 cells"),
     ],
     ids=str,
 )
@@ -397,3 +397,6 @@ def test_names_of_any_kind_and_the_evidence_for_the_number_come_back(graphed, sh
         name: np.asarray(values, dtype=np.float64) for name, values in graphed.uns["sctag"]["n_clusters_curve"].items()
     })  # fmt: skip
     assert not of_folder.params_["n_clusters_given"]
+    tree = graphed.uns["sctag"]["tree"]
+    same(dict(sorted(tree.items())), dict(sorted(of_folder.registry.run["tree"].items())))
+    assert tree["leaf"].dtype == np.uint16

@@ -1,5 +1,6 @@
 """How sure the cluster of a cell is, and a cluster as a whole, from smaller clusterings of the same partitions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,18 +28,22 @@ class ReplicateClusterings:
 
 
 def draw_replicates(
-    labels: NDArray[np.int32], tree: CoassociationTree, n_clusters: int, n_latents: int, rng: np.random.Generator
-) -> ReplicateClusterings:
-    """Replicates of a clustering into ``n_clusters``, from its partitions ``labels`` (n_partitions, n_cells)."""
+    labels: NDArray[np.int32], tree: CoassociationTree, n_latents: int, rng: np.random.Generator
+) -> list[CoassociationTree]:
+    """Trees on the leaves of ``tree``, each of a few of its partitions ``labels`` (n_partitions, n_cells)."""
     of_latent = np.array_split(np.arange(len(labels)), n_latents)
-    same_number, finer = [], []
+    trees = []
     for replicate in range(_N_REPLICATES):
         rows = of_latent[replicate % n_latents]
         few = rng.choice(rows, min(_PARTITIONS_PER_REPLICATE, len(rows)), replace=False)
-        smaller = CoassociationTree.from_leaves(labels[few], tree.leaf)
-        same_number.append(smaller.cut(n_clusters))
-        finer.append(smaller.cut(round(_FINER * n_clusters)))
-    return ReplicateClusterings(np.array(same_number), np.array(finer))
+        trees.append(CoassociationTree.from_leaves(labels[few], tree.leaf))
+    return trees
+
+
+def cut_replicates(trees: Sequence[CoassociationTree], n_clusters: int) -> ReplicateClusterings:
+    """Replicates of a clustering into ``n_clusters``."""
+    cuts = [[tree.cut(n) for tree in trees] for n in (n_clusters, round(_FINER * n_clusters))]
+    return ReplicateClusterings(*map(np.array, cuts))
 
 
 def cell_confidence(
@@ -53,7 +58,7 @@ def cell_confidence(
     """
     stays = (1 - _STRICT_WEIGHT) * agreement(labels, replicates.finer)
     stays += _STRICT_WEIGHT * agreement(labels, replicates.same_number, one_to_one=True)
-    closeness = proba.max(axis=1).astype(np.float64)
+    closeness = proba[np.arange(len(labels)), labels].astype(np.float64)
     expected = IsotonicRegression(out_of_bounds="clip").fit(closeness, stays).predict(closeness)
     return np.asarray((stays + expected) / 2, dtype=np.float32)
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from .confidence import ReplicateClusterings, draw_replicates
-from .n_clusters import run_split_tests
+from .confidence import ReplicateClusterings, cut_replicates, draw_replicates
+from .n_clusters import SplitTests, run_split_tests
 from .partitions import draw_partitions
 from .tree import CoassociationTree
 
@@ -20,7 +20,10 @@ class ConsensusClustering:
     """What the partitions of all latents agree on."""
 
     labels: NDArray[np.int64]  # (n_cells,)
-    replicates: ReplicateClusterings  # what the confidence is measured against
+    tree: CoassociationTree  # that they are a cut of
+    tests: SplitTests  # of its splits
+    small_trees: list[CoassociationTree]  # each of a few partitions
+    replicates: ReplicateClusterings  # cuts of these, which the confidence is measured against
     curve: dict[str, NDArray[np.float64]] | None  # evidence for the number of clusters; None if it was given
 
 
@@ -36,7 +39,8 @@ def consensus_clustering(
     curve = tests.curve() if n_clusters is None else None
     n_clusters = tests.n_clusters if n_clusters is None else n_clusters
     labels = tree.cut(n_clusters, tests.supported_nodes)
-    return ConsensusClustering(labels, draw_replicates(partitions, tree, n_clusters, len(latents), rng), curve)
+    small_trees = draw_replicates(partitions, tree, len(latents), rng)
+    return ConsensusClustering(labels, tree, tests, small_trees, cut_replicates(small_trees, n_clusters), curve)
 
 
 def cluster_centroids(latent: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], float]:

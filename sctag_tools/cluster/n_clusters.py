@@ -50,36 +50,54 @@ class SplitTests:
 def run_split_tests(
     tree: CoassociationTree, latents: Sequence[NDArray[np.float32]], resolution: float, rng: np.random.Generator
 ) -> SplitTests:
-    """Which splits of cells the partitions and the latents support.
+    """Which splits of cells the partitions and the latents support, of those near the top.
+
+    Distances of sides are :func:`.dprime.cross_fitted_dprime`, mean over the latents, less ``_N_STANDARD_ERRORS``.
+    """
+    relative, sizes = tree.relative_coassociation(), tree.sizes()
+    dprime, null = np.full((2, len(relative)), np.nan)
+    for node in sorted(tree.split_order()[:_N_TESTED]):  # children come before their parents
+        left, right = (int(child) for child in tree.children[node - tree.n_leaves])
+        dprime[node - tree.n_leaves] = _lower_dprime(tree, left, right, latents, rng)
+        share = min(sizes[left], sizes[right]) / (sizes[left] + sizes[right])
+        null[node - tree.n_leaves] = gaussian_dprime(share)
+    supported = supported_splits(tree.children, relative, dprime, null, resolution)
+    order = np.array(tree.split_order(np.flatnonzero(supported) + tree.n_leaves), dtype=np.int64) - tree.n_leaves
+    order = order[~np.isnan(dprime[order])]
+    return SplitTests(
+        nodes=(order + tree.n_leaves).tolist(),
+        coassociation=relative[order],
+        dprime=dprime[order],
+        null_dprime=null[order],
+        supported=supported[order],
+        max_coassociation=_max_coassociation(resolution),
+    )
+
+
+def supported_splits(
+    children: NDArray[np.int64],
+    relative_coassociation: NDArray[np.float64],
+    dprime: NDArray[np.float64],
+    null_dprime: NDArray[np.float64],
+    resolution: float,
+) -> NDArray[np.bool_]:
+    """(n_leaves - 1,) which splits of a tree are supported; the arguments have one row a split, NaN if not tested.
 
     A split passes two tests. Its two sides are kept together less often than cells of one side: less than
     ``_MAX_COASSOCIATION`` times as often at ``resolution`` 1. And they lie further apart than the sides of one Gaussian
-    cut at the same share, by more than ``_N_STANDARD_ERRORS`` (:func:`.dprime.cross_fitted_dprime`, mean over the
-    latents). A split above one that passes is supported, too. The first limit was chosen on eight labeled sets, before
-    six others were looked at; the second follows from the number of tests.
+    cut at the same share. A split above one that passes is supported, too. The first limit was chosen on eight labeled
+    sets, before six others were looked at; the second follows from the number of tests.
     """
-    # the odds of the limit are proportional to the resolution
-    max_coassociation = resolution / (resolution + 1 / _MAX_COASSOCIATION - 1)
-    relative, sizes = tree.relative_coassociation(), tree.sizes()
-    dprime, null = {}, {}
-    supported: set[int] = set()
-    tested = tree.split_order()[:_N_TESTED]
-    for node in sorted(tested):  # children come before their parents
-        left, right = (int(child) for child in tree.children[node - tree.n_leaves])
-        dprime[node] = _lower_dprime(tree, left, right, latents, rng)
-        null[node] = gaussian_dprime(min(sizes[left], sizes[right]) / (sizes[left] + sizes[right]))
-        passes = relative[node - tree.n_leaves] < max_coassociation and dprime[node] > null[node]
-        if passes or not supported.isdisjoint((left, right)):
-            supported.add(node)
-    nodes = [node for node in tree.split_order(supported) if node in dprime]
-    return SplitTests(
-        nodes=nodes,
-        coassociation=np.array([relative[node - tree.n_leaves] for node in nodes]),
-        dprime=np.array([dprime[node] for node in nodes]),
-        null_dprime=np.array([null[node] for node in nodes]),
-        supported=np.array([node in supported for node in nodes], dtype=bool),
-        max_coassociation=max_coassociation,
-    )
+    supported = (relative_coassociation < _max_coassociation(resolution)) & (dprime > null_dprime)
+    for i, pair in enumerate(children):  # children come before their parents
+        below = pair[pair > len(children)] - len(children) - 1
+        supported[i] |= supported[below].any()
+    return supported
+
+
+def _max_coassociation(resolution: float) -> float:
+    """The limit of the first test: its odds are proportional to the resolution."""
+    return resolution / (resolution + 1 / _MAX_COASSOCIATION - 1)
 
 
 def _lower_dprime(

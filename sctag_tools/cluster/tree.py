@@ -119,20 +119,24 @@ class CoassociationTree:
 
     def cut(self, n_clusters: int, supported: Collection[int] = ()) -> NDArray[np.int64]:
         """Labels (n_cells,) of ``n_clusters`` clusters, fewer where there are fewer leaves."""
-        split = set(self.split_order(supported)[: n_clusters - 1])
-        root = 2 * self.n_leaves - 2
-        labels, stack, n = np.empty(self.n_leaves, dtype=np.int64), [(root, 0)], 1
-        while stack:
-            node, label = stack.pop()
-            if node < self.n_leaves:
-                labels[node] = label
-                continue
-            left, right = self.children[node - self.n_leaves]
-            other = label
-            if node in split:
-                other, n = n, n + 1
-            stack += [(int(left), label), (int(right), other)]
-        return labels[self.leaf]
+        return label_leaves(self.children, self.split_order(supported)[: n_clusters - 1])[self.leaf]
+
+
+def label_leaves(children: NDArray[np.int64], nodes: Collection[int]) -> NDArray[np.int64]:
+    """(n_leaves,) labels from 0 that leaves have if these ``nodes`` are split, and no other."""
+    n_leaves, split = len(children) + 1, set(nodes)
+    labels, stack, n = np.empty(n_leaves, dtype=np.int64), [(2 * n_leaves - 2, 0)], 1
+    while stack:
+        node, label = stack.pop()
+        if node < n_leaves:
+            labels[node] = label
+            continue
+        left, right = children[node - n_leaves]
+        other = label
+        if node in split:
+            other, n = n, n + 1
+        stack += [(int(left), label), (int(right), other)]
+    return labels
 
 
 def _average_linkage(

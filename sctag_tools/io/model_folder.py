@@ -15,7 +15,7 @@ import numpy as np
 from .model_format import FORMAT, Arrays, check_format, refuse
 
 ARRAYS, RECORD = "model.safetensors", "model.json"
-_MAX_DEPTH = 20  # of JSON in JSON; a model has five
+_MAX_DEPTH = 20  # of JSON in JSON; a model has seven
 
 
 def check_model_folder(dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .._keys import MODEL, ResultKeys, is_result
 from .._types import Metric
+from ..cluster.hierarchy import INTEGERS
 from ..mapping.reference import ReferenceCells, ReferenceModel
 from ..nn.joint_latent import JointLatent
 from ..train.config import Config
@@ -32,7 +33,7 @@ _AXES = {
 _INTEGERS = {"centroid_index", "cells.batch_index"}
 _MAY_BE_INFINITE = "scaler.std"  # of a constant gene
 _NAMES = ("var_names", "obs_names", "batch_categories")
-_SERIES = ("history", "n_clusters_curve", "cluster_confidence")  # arrays by name; JSON has no number for their gaps
+_SERIES = ("history", "n_clusters_curve", "cluster_confidence", "tree")  # arrays; JSON has no number for their gaps
 
 # Names of version 0.1 (format 1) that have changed since.
 _FORMAT_1_ARRAYS = {
@@ -181,18 +182,23 @@ def _registry(record: dict[str, Any], model: ReferenceModel) -> Registry:
     _require(isinstance(run, dict) and isinstance(run.get("params"), dict), "the record of its run is missing")
     for part in _SERIES:
         _require(isinstance(run.get(part, {}), dict), f"its {part} is no table")
-    series = {part: {name: _array(values) for name, values in run[part].items()} for part in _SERIES if part in run}
+    series = {
+        part: {name: _array(values, name) for name, values in run[part].items()} for part in _SERIES if part in run
+    }
     return Registry(**{name: record[name] for name in (*_NAMES, "batch_key", "use_rep")}, run={**run, **series})
 
 
-def _listed(array: NDArray[np.float64]) -> Any:
-    array = np.asarray(array, dtype=np.float64)
+def _listed(array: NDArray[Any]) -> Any:
+    array = np.asarray(array)
+    if array.dtype.kind in "iu":
+        return array.tolist()
+    array = array.astype(np.float64)
     return np.where(np.isfinite(array), array, np.array(None)).tolist()
 
 
-def _array(values: Any) -> NDArray[np.float64]:
+def _array(values: Any, name: str) -> NDArray[Any]:
     try:
-        return np.array(values, dtype=np.float64)  # None becomes nan
+        return np.array(values, dtype=INTEGERS.get(name, np.float64))  # None becomes nan
     except (TypeError, ValueError, OverflowError):
         refuse("a series of its run holds something else than numbers")
 

@@ -116,7 +116,15 @@ def sctag(
         published presets). ``cluster_confidence`` (not of the published presets) has arrays (n_clusters,), in the order
         of the categories: ``confidence``, how much of the cluster as a whole comes back in clusterings by a few
         partitions (mean of the largest Jaccard index), and the shares of these in which it is ``merged`` with another,
-        ``split``, or ``dissolved``.
+        ``split``, or ``dissolved``. ``tree`` (not of the published presets) holds what the clusters are a cut of, for
+        :func:`sctag_tools.tl.cut`. Node i of the tree is leaf i, or splits into ``children[i - n_leaves]``; the last is
+        the root. Integers: ``leaf`` (n_obs,), a leaf of the cell's cluster; ``consensus_leaf`` (n_obs,), the one before
+        self-training; ``children`` (n_leaves - 1, 2); ``n_cells`` (2 n_leaves - 1,), cells below each node;
+        ``split_order`` (n_leaves - 1,), the nodes that growing numbers of clusters split, in turn. Floats
+        (n_leaves - 1,), one a split: ``coassociation`` and ``relative_coassociation``, share of partitions that keep
+        the two sides together, and that over cells of one side; ``dprime``, lower bound of the distance of the sides,
+        and ``null_dprime``, its limit, NaN if not tested. The confidence is from 21 trees of few partitions:
+        ``replicate_children`` (21, n_leaves - 1, 2) and ``replicate_coassociation`` (21, n_leaves - 1).
 
     What was made of an earlier result of this name is removed: its UMAP, its denoised layers, its novelty, and its
     colors if the number of clusters has changed.

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from ..cluster.confidence import cell_confidence, cluster_confidence
 from ..cluster.consensus import ConsensusClustering, cluster_centroids, consensus_clustering
+from ..cluster.hierarchy import Hierarchy
 from ..mapping.reference import CellResults, NeighborSettings, ReferenceModel
 from ..nn.joint_latent import JointLatent
 from ..nn.network import Ensemble
@@ -64,6 +65,8 @@ def fit(
     per_cell: dict[str, Any] = {
         name: np.ascontiguousarray(getattr(result, name)[back]) for name in ("latent", "proba", "labels", "confidence")
     }
+    if result.tree is not None:
+        per_cell["tree"] = {**result.tree, **{name: result.tree[name][back] for name in ("leaf", "consensus_leaf")}}
     if result.reference is not None:
         per_cell["reference"] = replace(result.reference, cells=result.reference.cells.take(back))
     return replace(result, **per_cell)
@@ -137,5 +140,6 @@ def _fit_ordered(
         stop_reasons=stop_reasons,
         seconds=stage.seconds,
         device=str(fabric.device),
+        tree=Hierarchy.from_consensus(consensus, columns[labels], found.latent).arrays(),
         reference=reference,
     )

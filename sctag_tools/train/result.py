@@ -25,6 +25,7 @@ class FitResult:
     seconds: dict[str, float]  # stage -> wall time
     device: str
     cluster_confidence: dict[str, NDArray[np.float64]] | None = None  # one value a cluster; None if published
+    tree: dict[str, NDArray[Any]] | None = None  # what the clusters are a cut of (:class:`.Hierarchy`); None likewise
     reference: "ReferenceModel | None" = None  # what new cells are mapped to; None if it was not asked for
 
     @property
@@ -42,7 +43,7 @@ class FitResult:
             "device": self.device,
             "versions": {name: version(name) for name in ("sctag-tools", "torch", "torch-geometric")},
         }
-        for name in ("cluster_confidence", "n_clusters_curve"):
+        for name in ("cluster_confidence", "n_clusters_curve", "tree"):
             if getattr(self, name) is not None:
                 record[name] = getattr(self, name)
         return record

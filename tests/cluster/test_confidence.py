@@ -9,6 +9,7 @@ from sctag_tools.cluster.confidence import (
     agreement,
     cell_confidence,
     cluster_confidence,
+    cut_replicates,
     draw_replicates,
 )
 from sctag_tools.cluster.partitions import draw_partitions
@@ -82,7 +83,7 @@ def test_replicates_agree_where_clusters_are_clear(gaussians):
     rng = np.random.default_rng(0)
     partitions = draw_partitions([latent], rng)
     tree = CoassociationTree.from_partitions(partitions, rng)
-    replicates = draw_replicates(partitions, tree, 4, 1, rng)
+    replicates = cut_replicates(draw_replicates(partitions, tree, 1, rng), 4)
     assert replicates.same_number.shape == replicates.finer.shape == (21, len(labels))
     assert all(len(np.unique(cut)) == 4 for cut in replicates.same_number)
     assert all(len(np.unique(cut)) == 6 for cut in replicates.finer)

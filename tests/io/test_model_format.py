@@ -56,6 +56,8 @@ OLD = Path(__file__).resolve().parents[1] / "data" / "0.1"
         ({"run__history": [1]}, "its history is no table"),
         ({"run__history": {"loss": [[1], [1, 2]]}}, "something else than numbers"),
         ({"run__history": {"loss": [10**400]}}, "something else than numbers"),
+        ({"run__tree": [1]}, "its tree is no table"),
+        ({"run__tree__leaf": [None]}, "something else than numbers"),
     ],
     ids=str,
 )

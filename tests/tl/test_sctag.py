@@ -110,9 +110,10 @@ def test_round_trip(chosen, tmp_path, suffix):
     for name in ("X_sctag", "sctag_proba"):
         np.testing.assert_array_equal(chosen.obsm[name], back.obsm[name])
     assert back.uns["sctag"]["params"] == chosen.uns["sctag"]["params"]
-    for part in ("history", "n_clusters_curve", "cluster_confidence"):
+    for part in ("history", "n_clusters_curve", "cluster_confidence", "tree"):
         for name, curve in chosen.uns["sctag"][part].items():
             np.testing.assert_array_equal(back.uns["sctag"][part][name], curve)
+            assert part != "tree" or back.uns["sctag"][part][name].dtype == curve.dtype
     graphs = [sctag.ScTAG(adata)._inputs.connectivities for adata in (chosen, back)]
     assert (graphs[0] != graphs[1]).nnz == 0  # the graph that was read back serves again
 

@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
+from sctag_tools.cluster.hierarchy import Hierarchy
 from sctag_tools.train.result import clusters_by_size, select_clusters
 
 LONG = {"pretrain_epochs": 40, "cluster_epochs": 10}
@@ -59,7 +60,23 @@ def test_same_seed_same_result_in_any_order_other_seed_another(cells, result, ru
     again = run((counts[order], totals[order], graph[order][:, order]))
     for part in ("latent", "proba", "labels", "confidence"):
         np.testing.assert_array_equal(getattr(again, part), getattr(result, part)[order], err_msg=part)
+    for name, array in result.tree.items():
+        expected = array[order] if name in {"leaf", "consensus_leaf"} else array
+        np.testing.assert_array_equal(again.tree[name], expected, err_msg=name)
     assert not np.allclose(run(random_state=1).latent, result.latent)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"n_clusters": 1}, {"n_clusters": 8, "cluster_epochs": 20, "learning_rate": 0.05}, {"n_clusters": None},
+], ids=str)  # fmt: skip
+def test_the_tree_cut_at_the_number_of_clusters_gives_them(run, options):
+    found = run(**options)
+    tree = Hierarchy.from_arrays(found.tree)
+    pairs = np.unique(np.stack([found.labels, tree.cut(found.n_clusters)[tree.leaf]]), axis=1)
+    assert pairs.shape == (2, found.n_clusters)
+    np.testing.assert_array_equal(np.sort(pairs, axis=1), [range(found.n_clusters)] * 2)
+    if options.get("n_clusters") != 1:  # self-training has moved cells, or this would show little
+        assert (tree.leaf != tree.consensus_leaf).any()
 
 
 def test_global_random_states_are_left_alone(run):
