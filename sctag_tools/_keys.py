@@ -10,7 +10,9 @@ import pandas as pd
 from ._anndata.access import silent_writing
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from .mapping.placement import Placement
     from .mapping.reference import ReferenceCells
@@ -56,6 +58,23 @@ class ResultKeys:
             adata.obsm[self.latent], adata.obsm[self.proba] = found.latent.copy(), found.proba.copy()
             adata.uns[self.key] = record
 
+    def write_cut(
+        self,
+        adata: AnnData,
+        clusters: pd.Categorical,
+        confidence: NDArray[np.float32],
+        proba: NDArray[np.float32],
+        record: dict[str, Any],
+        colors: list[str] | None,
+    ) -> None:
+        """Write a cut of another result."""
+        with silent_writing():
+            adata.uns.pop(self.colors, None)
+            adata.obs[self.clusters], adata.obs[self.confidence] = clusters, confidence
+            adata.obsm[self.proba], adata.uns[self.key] = proba, record
+            if colors is not None:
+                adata.uns[self.colors] = colors
+
     def require_result(self, adata: AnnData) -> None:
         """Raise KeyError unless ``adata`` holds this result; the error lists those that it holds."""
         if self.key not in adata.uns or self.latent not in adata.obsm:
@@ -71,17 +90,33 @@ class ResultKeys:
     def require_free(self, adata: AnnData) -> None:
         """Raise ValueError if writing this result would overwrite something that is no scTAG result."""
         if self.key in adata.uns:
-            foreign = not is_result(adata.uns[self.key])
+            foreign = not (is_result(adata.uns[self.key]) or is_cut(adata.uns[self.key]))
         else:
             has_latent, has_proba = self.latent in adata.obsm, self.proba in adata.obsm
             has_column = any(column in adata.obs for column in (self.clusters, self.confidence))
             foreign = has_latent != has_proba or (has_column and not has_latent)
         if foreign:
-            msg = f"adata holds something else under {self.key!r}; choose another name with `key_added=`."
-            raise ValueError(msg)
+            raise self._taken()
+
+    def require_free_for_cut(self, adata: AnnData) -> None:
+        """Raise ValueError if writing a cut would overwrite anything but a cut."""
+        written = (
+            (adata.uns, self.key),
+            (adata.obs, self.clusters),
+            (adata.obs, self.confidence),
+            (adata.obsm, self.proba),
+        )
+        if any(name in part for part, name in written) and not is_cut(adata.uns.get(self.key)):
+            raise self._taken()
+
+    def _taken(self) -> ValueError:
+        return ValueError(f"adata holds something else under {self.key!r}; choose another name with `key_added=`.")
 
     def no_result(self, adata: AnnData) -> KeyError:
         """The error for a result that is not there."""
+        if is_cut(adata.uns.get(self.key)):
+            whole = adata.uns[self.key]["params"]["cut_of"]
+            return KeyError(f"{self.key!r} is a cut of the scTAG result {whole!r}; name that one with `key=`.")
         held = [name for name in adata.uns if is_result(adata.uns[name])]
         advice = f"There are {held}; name one with `key=`" if held else "Run `sctag.tl.sctag(adata)` first"
         return KeyError(f"There is no scTAG result {self.key!r} in adata. {advice}.")
@@ -95,3 +130,8 @@ def dropout_layer(denoised: str) -> str:
 def is_result(entry: object) -> bool:
     """Whether an entry of ``adata.uns`` was written by a run or a mapping."""
     return isinstance(entry, Mapping) and "params" in entry and not {"history", "mapped_to"}.isdisjoint(entry)
+
+
+def is_cut(entry: object) -> bool:
+    """Whether an entry of ``adata.uns`` was written by ``tl.cut``."""
+    return isinstance(entry, Mapping) and isinstance(entry.get("params"), Mapping) and "cut_of" in entry["params"]

@@ -1,8 +1,9 @@
 """Tools: the method itself, and what its model gives afterwards."""
 
+from ._cut import cut
 from ._denoise import denoise
 from ._map_query import map_query
 from ._sctag import sctag
 from ._umap import umap
 
-__all__ = ["denoise", "map_query", "sctag", "umap"]
+__all__ = ["cut", "denoise", "map_query", "sctag", "umap"]
