@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from . import datasets, metrics, pl, pp, tl
+from . import datasets, get, metrics, pl, pp, tl
 from ._model import ScTAG
 from .io.read import read
 
-__all__ = ["ScTAG", "datasets", "metrics", "pl", "pp", "read", "tl"]
+__all__ = ["ScTAG", "datasets", "get", "metrics", "pl", "pp", "read", "tl"]
 
 
 def __dir__() -> list[str]:

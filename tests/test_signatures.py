@@ -15,7 +15,7 @@ from numpydoc.validate import ERROR_MSGS, validate
 import sctag_tools as sctag
 from sctag_tools import _types
 
-MODULES = {"pp": sctag.pp, "tl": sctag.tl, "pl": sctag.pl, "metrics": sctag.metrics, "datasets": sctag.datasets}
+MODULES = {name: getattr(sctag, name) for name in ("pp", "tl", "get", "pl", "metrics", "datasets")}
 COMPUTING = [f"{module}.{name}" for module in ("pp", "tl") for name in MODULES[module].__all__]
 METHODS = [f"ScTAG.{name}" for name, value in vars(sctag.ScTAG).items() if name[0] != "_" and name != "history_"]
 CALLABLE = [name for name in METHODS if not isinstance(vars(sctag.ScTAG)[name[6:]], property)]
@@ -23,7 +23,7 @@ FUNCTIONS = ["read", *(
     f"{module}.{name}" for module, holder in MODULES.items() for name, value in vars(holder).items()
     if inspect.isfunction(value) and name[0] != "_"
 )]  # fmt: skip
-ON_ANNDATA = [name for name in FUNCTIONS if name[:3] in {"pp.", "tl.", "pl."}] + ["metrics.score"]
+ON_ANNDATA = [name for name in FUNCTIONS if name[:3] in {"pp.", "tl.", "get", "pl."}] + ["metrics.score"]
 
 # What numpydoc would find and we do otherwise, for a reason.
 IGNORED = {
@@ -60,11 +60,11 @@ def faults(name: str, ignored: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def test_what_is_public_is_listed():
-    assert dir(sctag) == ["ScTAG", "__version__", "datasets", "metrics", "pl", "pp", "read", "tl"]
+    assert dir(sctag) == ["ScTAG", "__version__", "datasets", "get", "metrics", "pl", "pp", "read", "tl"]
     assert sctag.__version__ == version("sctag-tools")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sctag.nothing
-    for module in (sctag.pp, sctag.tl, sctag.pl):
+    for module in (sctag.pp, sctag.tl, sctag.get, sctag.pl):
         assert [name for name in dir(module) if name[0] != "_"] == sorted(module.__all__)
     assert COMPUTING == [
         "pp.build_graph", "pp.recipe_published", "tl.cut", "tl.denoise", "tl.map_query", "tl.sctag", "tl.umap",

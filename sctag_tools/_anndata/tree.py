@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._keys import MODEL, ResultKeys
+from .._keys import MODEL, ResultKeys, is_cut
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,11 +44,27 @@ def read_tree(adata: AnnData, key: str) -> Hierarchy:
     return tree if rows is None else replace(tree, leaf=tree.leaf[rows], consensus_leaf=tree.consensus_leaf[rows])
 
 
+def read_clusters(adata: AnnData, key: str) -> tuple[Hierarchy, NDArray[np.int64], list[str]]:
+    """The tree behind a run or a cut, the cluster of each leaf, and the names of the clusters."""
+    run = run_of(adata, key)
+    tree = read_tree(adata, run)
+    of_run = clusters_of_leaves(adata, run, tree)  # which tells whether the cells are in the order of the tree
+    return tree, *(of_run if run == key else clusters_of_leaves(adata, key, tree))
+
+
+def run_of(adata: AnnData, key: str) -> str:
+    """The run that the result ``key`` is a cut of, else itself; KeyError if either is not there."""
+    entry = adata.uns.get(key)
+    run = str(entry["params"]["cut_of"]) if is_cut(entry) else key
+    ResultKeys(run).require_result(adata)
+    return run
+
+
 def clusters_of_leaves(adata: AnnData, key: str, tree: Hierarchy) -> tuple[NDArray[np.int64], list[str]]:
     """(n_leaves,) cluster of each leaf in ``obs[key]``, 0 where there is no cell, and the names of the clusters.
 
-    KeyError if the column is missing; ValueError if its clusters are not made of leaves, or not those of the soft
-    assignment of a run.
+    KeyError if the column is missing; ValueError if its clusters are not made of leaves or, of a run, not those of the
+    tree and of the soft assignment.
     """
     keys = ResultKeys(key)
     for part, name in (("obs", keys.clusters), ("obsm", keys.proba)):
@@ -60,8 +76,11 @@ def clusters_of_leaves(adata: AnnData, key: str, tree: Hierarchy) -> tuple[NDArr
     of_leaf = np.zeros(tree.n_leaves, dtype=np.int64)
     of_leaf[tree.leaf] = codes
     n_clusters = len(column.cat.categories)
-    is_of_run = "history" not in adata.uns[key] or (proba.argmax(axis=1) == codes).all()
-    if (codes < 0).any() or (of_leaf[tree.leaf] != codes).any() or proba.shape[1] != n_clusters or not is_of_run:
+    holds = (codes >= 0).all() and (of_leaf[tree.leaf] == codes).all() and proba.shape[1] == n_clusters
+    if "history" in adata.uns[key]:  # of a run, not of a cut
+        in_both = np.unique(np.stack([codes, tree.cut(n_clusters)[tree.leaf]]), axis=1)
+        holds = holds and (proba.argmax(axis=1) == codes).all() and in_both.shape[1] == n_clusters
+    if not holds:
         msg = (
             f"adata.obs[{key!r}] no longer holds the clusters of the run, in their order: cells were reordered, or "
             "clusters edited. `rename_categories` would do no harm; run `sctag.tl.sctag(adata)` again."

@@ -243,6 +243,9 @@ def test_cells_in_another_order_are_found_by_their_names(run):
     shuffled.obs_names = [f"other_{i}" for i in range(run.n_obs)]
     with pytest.raises(ValueError, match=r"no longer holds the clusters of the run.*reordered"):
         sctag.tl.cut(shuffled, 9)
+    del shuffled.uns["sctag"]["model"]
+    with pytest.raises(ValueError, match=r"no longer holds the clusters of the run.*reordered"):
+        sctag.tl.cut(shuffled, 9)
     run.obs_names = shuffled.obs_names
     sctag.tl.cut(run, 9, key_added="again")  # renamed alone
     assert run.obs["again"].tolist() == run.obs["sctag_cut"].tolist()

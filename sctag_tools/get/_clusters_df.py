@@ -1,0 +1,82 @@
+"""``sctag.get.clusters_df``: one row a cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from .._anndata.access import require_anndata
+from .._anndata.tree import read_clusters, run_of
+from .._keys import ResultKeys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def clusters_df(adata: AnnData, key: str = "sctag") -> pd.DataFrame:
+    """Summarize the clusters of a result in a table.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a result of :func:`sctag_tools.tl.sctag`, :func:`sctag_tools.tl.map_query` or
+        :func:`sctag_tools.tl.cut`.
+    key
+        Name of the result.
+
+    Returns
+    -------
+    One row a cluster, in the order of the categories, with the columns
+
+    ``n_cells``, ``share``
+        Number of cells, and share of all cells.
+    ``cell_confidence``, ``cell_confidence_p10``
+        Mean of the confidence of its cells, and the value that a tenth of them lie below.
+    ``cluster_confidence``, ``merged``, ``split``, ``dissolved``
+        How much of the cluster as a whole comes back, and what becomes of it otherwise (:func:`sctag_tools.tl.sctag`).
+    ``sibling``, ``dprime``, ``null_dprime``
+        The clusters on the other side of the split that parted this one from others, joined by "+"; the lower bound of
+        the distance of the two sides, and what one Gaussian cut in two would give. Empty and NaN for a single cluster.
+
+    Mapped cells, published presets and results of earlier versions have only the columns for which they hold numbers.
+
+    Raises
+    ------
+    KeyError
+        If there is no result of this name, or a part of it is missing.
+    ValueError
+        If the cells or the clusters have changed since the run.
+
+    Examples
+    --------
+    >>> import sctag_tools as sctag
+    >>> adata = sctag.datasets.pbmc68k_reduced()
+    >>> sctag.pp.build_graph(adata)
+    >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
+    >>> sctag.get.clusters_df(adata)["n_cells"].sum()
+    np.int64(700)
+    """
+    require_anndata(adata, "sctag.get.clusters_df")
+    keys, has_tree = ResultKeys(key), "tree" in adata.uns[run_of(adata, key)]
+    if has_tree:
+        tree, of_leaf, names = read_clusters(adata, key)
+    cells = adata.obs.groupby(keys.clusters, observed=False)[keys.confidence]
+    table = pd.DataFrame(
+        {
+            "n_cells": cells.size(),
+            "share": cells.size() / adata.n_obs,
+            "cell_confidence": cells.mean(),
+            "cell_confidence_p10": cells.quantile(0.1),
+        }
+    )
+    if whole := adata.uns[key].get("cluster_confidence"):
+        table["cluster_confidence"] = whole["confidence"]
+        for outcome in ("merged", "split", "dissolved"):
+            table[outcome] = whole[outcome]
+    if has_tree:
+        splits = [tree.siblings(of_leaf, number) for number in range(len(names))]
+        table["sibling"] = ["+".join(names[other] for other in others) for _, others in splits]
+        for name, values in (("dprime", tree.dprime), ("null_dprime", tree.null_dprime)):
+            table[name] = [values[node - tree.n_leaves] if node >= 0 else float("nan") for node, _ in splits]
+    return table
