@@ -89,11 +89,6 @@ class ZINBDecoder(nn.Module):
         parameters: tuple[Tensor, Tensor, Tensor] = self(latent, latent.new_zeros(len(latent)), batch_index)
         return parameters
 
-    def set_dispersion(self, log_dispersion: Tensor) -> None:
-        """Start from these log dispersions (n_genes,)."""
-        with torch.no_grad():
-            self.log_dispersion.copy_(log_dispersion)
-
     def loss(self, latent: Tensor, cells: Minibatch) -> Tensor:
         """Mean over cells of the negative log-likelihood per count, so that deep cells do not rule."""
         parameters = (part.float() for part in self(latent, cells.log_size, cells.batch_index))

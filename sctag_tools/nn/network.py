@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..train.config import Config
-from .decoders import COUNT_DECODERS, GraphDecoder, ZINBDecoder
+from .decoders import COUNT_DECODERS, GraphDecoder
 from .losses import graph_cross_entropy
 from .minibatch import Minibatch
 from .self_training import cluster_divergence, soft_assignment
@@ -61,12 +61,6 @@ class Ensemble(nn.Module):
         super().__init__()
         self.mask_rate = config.mask_rate
         self.networks = nn.ModuleList(ScTAGNet(config, log_mean_counts, n_batches) for _ in range(config.n_networks))
-
-    def set_dispersion(self, log_dispersion: Tensor) -> None:
-        """Start all ZINB decoders from these log inverse dispersions (n_genes,)."""
-        for network in self:
-            if isinstance(network.decoder, ZINBDecoder):
-                network.decoder.set_dispersion(log_dispersion)
 
     def __iter__(self) -> Iterator[ScTAGNet]:
         return iter(self.networks)  # type: ignore[arg-type]

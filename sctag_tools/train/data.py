@@ -15,7 +15,6 @@ from .preprocessing import GeneScaler, log_expression, size_factors
 _MAX_GPU_SHARE = 0.6  # of the free memory of a GPU; the rest is for networks, gradients and activations
 _COUNT_DTYPES = (torch.uint8, torch.int16, torch.int32)  # smallest first: most sets need a byte a count
 _ROWS_AT_ONCE = 4096
-_DISPERSIONS = (1e-2, 1e2)  # bounds of what training starts from
 _TENSORS = ("hops", "counts", "log_size", "batch_index")
 
 
@@ -58,17 +57,6 @@ class TrainingData:
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.hops.device
-
-    def log_dispersion(self) -> Tensor:
-        """(n_genes,) log inverse dispersion of each gene in a negative binomial with one mean, by moments."""
-        size, mean = self.log_size.cpu().double().exp(), self.log_mean_counts.double().exp()
-        excess = torch.zeros_like(mean)
-        for start in range(0, len(self), _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            expected = size[rows, None] * mean
-            excess += ((self.counts[rows].cpu() - expected) ** 2 - expected).sum(dim=0)
-        dispersion = excess / (mean**2 * (size**2).sum())  # variance = mean + dispersion * mean^2
-        return -dispersion.clamp(*_DISPERSIONS).log().float()
 
     def to_device(self, device: torch.device) -> None:
         """Move the tensors to ``device``, unless they would fill it; then minibatches are moved one by one."""

@@ -100,8 +100,6 @@ def _fit_ordered(
     """The run, on cells in the canonical order."""
     for_minibatches, for_consensus, for_reference = np.random.default_rng(config.random_state).spawn(3)
     nets = Ensemble(config, data.log_mean_counts, data.n_batches)
-    if config.likelihood == "zinb":
-        nets.set_dispersion(data.log_dispersion())
     trainer = Trainer(nets, data, config, fabric, for_minibatches, progress=progress)
     with stage("pretraining"):
         stop_reasons = {"pretraining": trainer.pretrain()}

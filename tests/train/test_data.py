@@ -45,15 +45,6 @@ def test_every_cell_is_drawn_once_an_epoch(paired):
             assert not paired or all((rows[:5] - rows[5:]).abs() % 18 == 1)
 
 
-def test_dispersion_of_each_gene_by_moments():
-    rng = np.random.default_rng(0)
-    mean, dispersion, size = rng.uniform(2, 20, 30), rng.uniform(0.1, 2, 30), rng.uniform(0.5, 2, 5000)
-    counts = rng.negative_binomial(1 / dispersion, 1 / (1 + dispersion * np.outer(size, mean))).astype(np.float32)
-    totals = np.round(size * mean.sum())
-    data = TrainingData(sparse.csr_matrix(counts), totals, sparse.eye(5000, dtype=np.float32, format="csr"), 0)
-    np.testing.assert_allclose(np.exp(-data.log_dispersion().numpy()), dispersion, rtol=0.25)
-
-
 def test_shares_make_up_the_whole_in_order():
     rows = torch.arange(7)
     parts = [RowShare(rank, 3).take(rows) for rank in range(3)]
