@@ -147,11 +147,16 @@ class Hierarchy:
             labels[labels == smallest] = siblings[0]
 
     def siblings(self, labels: NDArray[np.int64], label: int) -> tuple[int, NDArray[np.int64]]:
-        """The lowest node above all leaves of ``label`` and of others, and these others; -1 and none if it is alone."""
-        below, filled = self._below, self.n_cells[: self.n_leaves] > 0
-        own = filled & (labels == label)
-        others = below & (filled & ~own)
-        (nodes,) = np.nonzero(below[:, own].all(axis=1) & others.any(axis=1))
+        """The node that splits ``label`` from others, and these others; -1 and none if it is alone.
+
+        Of clusters that were joined, the one that splits the largest part of the tree that is all theirs.
+        """
+        filled = self.n_cells[: self.n_leaves] > 0
+        others = self._below & (filled & (labels != label))
+        is_mixed = others.any(axis=1)
+        largest = np.lexsort((np.arange(len(is_mixed)), self.n_cells * ~is_mixed))[-1]  # the highest of equal ones
+        own = self._below[largest] & filled
+        (nodes,) = np.nonzero(self._below[:, own].all(axis=1) & is_mixed)
         if not len(nodes):
             return -1, nodes
         return int(nodes[0]), np.unique(labels[others[nodes[0]]])  # children come before their parents

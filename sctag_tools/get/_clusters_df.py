@@ -36,8 +36,9 @@ def clusters_df(adata: AnnData, key: str = "sctag") -> pd.DataFrame:
     ``cluster_confidence``, ``merged``, ``split``, ``dissolved``
         How much of the cluster as a whole comes back, and what becomes of it otherwise (:func:`sctag_tools.tl.sctag`).
     ``sibling``, ``dprime``, ``null_dprime``
-        The clusters on the other side of the split that parted this one from others, joined by "+"; the lower bound of
-        the distance of the two sides, and what one Gaussian cut in two would give. Empty and NaN for a single cluster.
+        The clusters on the other side of the split that parted this one (if it was joined, its largest part) from
+        others, joined by "+"; the lower bound of the distance of the two sides, and what one Gaussian cut in two would
+        give. Empty and NaN for a single cluster, NaN for a split that was not tested.
 
     Mapped cells, published presets and results of earlier versions have only the columns for which they hold numbers.
 
@@ -54,8 +55,8 @@ def clusters_df(adata: AnnData, key: str = "sctag") -> pd.DataFrame:
     >>> adata = sctag.datasets.pbmc68k_reduced()
     >>> sctag.pp.build_graph(adata)
     >>> sctag.tl.sctag(adata, n_clusters=8, pretrain_epochs=5, cluster_epochs=2, progress_bar=False)
-    >>> sctag.get.clusters_df(adata)["n_cells"].sum()
-    np.int64(700)
+    >>> int(sctag.get.clusters_df(adata)["n_cells"].sum())
+    700
     """
     require_anndata(adata, "sctag.get.clusters_df")
     keys, has_tree = ResultKeys(key), "tree" in adata.uns[run_of(adata, key)]

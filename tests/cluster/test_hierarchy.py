@@ -154,6 +154,8 @@ def test_siblings_by_hand(by_hand):
     assert [(node, others.tolist()) for node, others in (by_hand.siblings(labels, each) for each in range(4))] == [
         (8, [1, 2, 3]), (7, [2, 3]), (6, [3]), (6, [2]),
     ]  # fmt: skip
+    node, others = by_hand.siblings(np.array([0, 1, 1, 2, 2]), 1)  # joined: its larger part lies beside 2
+    assert (node, others.tolist()) == (7, [2])
     node, others = by_hand.siblings(np.zeros(5, dtype=np.int64), 0)
     assert (node, len(others)) == (-1, 0)
     left, right = by_hand.sides(7)
