@@ -178,7 +178,8 @@ def table(options: argparse.Namespace) -> None:
     """Mean ARI over seeds, its standard deviation, one row a set; our default from accuracy.csv beside."""
     ours = pd.read_csv(HERE / "accuracy.csv")
     ours = ours[(ours["configuration"] == "default") & ours["k_given"]].assign(method="default")
-    done = pd.concat([pd.read_csv(options.out), ours])
+    done = pd.read_csv(options.out)
+    done = pd.concat([done, ours[ours["set"].isin(done["set"])]])
     cells = done.groupby(["method", "set"])["ARI"].agg(["mean", "std", "count"])
     spread = cells["std"].map(" ± {:.3f}".format).where(cells["count"] > 1, "")
     cells["text"] = cells["mean"].map("{:.3f}".format) + spread + cells["count"].map(" ({})".format)
