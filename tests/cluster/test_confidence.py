@@ -92,6 +92,18 @@ def test_replicates_agree_where_clusters_are_clear(gaussians):
     assert kept[:5].max() < 1
 
 
+def test_closeness_is_that_to_the_own_cluster():
+    """Parts of a cluster hold cells that are nearer to another part."""
+    labels = np.repeat([0, 1], 100)
+    near = np.linspace(0.1, 0.9, 100)
+    proba = np.eye(2)[labels]
+    proba[:100] = np.stack([near, 1 - near], axis=1)
+    others = np.tile(np.r_[near < 0.4, np.ones(100)].astype(np.int64), (21, 1))
+    found = cell_confidence(labels, proba.astype(np.float32), ReplicateClusterings(others, others))
+    assert found[near.argmax()] > 0.9
+    assert found[near.argmin()] < 0.1
+
+
 def outcomes(labels, *others):
     replicates = np.array(others)
     return cluster_confidence(np.array(labels), ReplicateClusterings(replicates, replicates))

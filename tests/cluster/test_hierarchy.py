@@ -149,6 +149,13 @@ def test_of_a_sibling_that_was_split_the_part_that_replicates_keep_it_with(by_ha
     assert partition(other.merge_small(labels, 3)) == partition(np.array([0, 1, 1, 2, 2]))
 
 
+def test_the_part_of_a_sibling_is_chosen_by_the_mean_over_cells(by_hand):
+    """Leaf 2 is most akin to leaf 1; leaf 0 has so many cells that its sum would be larger."""
+    children = np.array([[3, 4], [1, 5], [0, 6], [2, 7]])
+    other = replace(by_hand, children=children, n_cells=np.array([1000, 100, 2, 30, 40, 70, 170, 1170, 1172]))
+    assert partition(other.merge_small(np.arange(5), 3)) == partition(np.array([0, 1, 1, 2, 3]))
+
+
 def test_siblings_by_hand(by_hand):
     labels = np.array([0, 0, 1, 2, 3])
     assert [(node, others.tolist()) for node, others in (by_hand.siblings(labels, each) for each in range(4))] == [
@@ -156,6 +163,8 @@ def test_siblings_by_hand(by_hand):
     ]  # fmt: skip
     node, others = by_hand.siblings(np.array([0, 1, 1, 2, 2]), 1)  # joined: its larger part lies beside 2
     assert (node, others.tolist()) == (7, [2])
+    node, others = by_hand.siblings(np.array([1, 0, 2, 1, 3]), 1)
+    assert (node, others.tolist()) == (5, [0])
     node, others = by_hand.siblings(np.zeros(5, dtype=np.int64), 0)
     assert (node, len(others)) == (-1, 0)
     left, right = by_hand.sides(7)
