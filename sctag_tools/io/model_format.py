@@ -189,10 +189,7 @@ def _registry(record: dict[str, Any], model: ReferenceModel) -> Registry:
 
 
 def _listed(array: NDArray[Any]) -> Any:
-    array = np.asarray(array)
-    if array.dtype.kind in "iu":
-        return array.tolist()
-    array = array.astype(np.float64)
+    array = np.asarray(array, dtype=np.float64)
     return np.where(np.isfinite(array), array, np.array(None)).tolist()
 
 
