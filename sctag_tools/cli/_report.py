@@ -41,11 +41,19 @@ def _describe(error: Exception) -> str:
 
 
 def print_result(adata: AnnData, key: str, label_key: str | None) -> None:
-    """A line for each cluster, one about unlike cells if cells were mapped, and the scores if there are labels."""
-    keys = ResultKeys(key)
-    typer.echo(f"{'cluster':>8}{'cells':>9}{'share':>9}{'confidence':>12}")
-    for name, values in adata.obs.groupby(keys.clusters, observed=False)[keys.confidence]:
-        typer.echo(f"{name:>8}{len(values):>9}{len(values) / adata.n_obs:>9.1%}{values.mean():>12.2f}")
+    """A line for each cluster, one about unlike cells if cells were mapped, and the scores if there are labels.
+
+    Beside the mean confidence of its cells stands that of the cluster as a whole, and what it was split from.
+    """
+    from ..get import clusters_df
+
+    keys, table = ResultKeys(key), clusters_df(adata, key)
+    has_sibling = "sibling" in table
+    header = f"{'cluster':>8}{'cells':>9}{'share':>9}{'confidence':>12}"
+    typer.echo(header + (f"{'as a whole':>12}  next to" if has_sibling else ""))
+    for name, row in table.iterrows():
+        line = f"{name:>8}{int(row['n_cells']):>9}{row['share']:>9.1%}{row['cell_confidence']:>12.2f}"
+        typer.echo(line + (f"{row['cluster_confidence']:>12.2f}  {row['sibling']}" if has_sibling else ""))
     if keys.novelty in adata.obs:
         n_new = int((adata.obs[keys.novelty] > 1).sum())
         unlike = f"{n_new} of {adata.n_obs} cells are less like the model's cells than 99 % of these are"

@@ -47,7 +47,8 @@ class Config:
         "Share of genes hidden from the encoder, drawn anew for each cell and step.", low=0.0, high=0.99)
     count_weight: float = _option(1.0, "model", "Weight of the likelihood of the counts in the loss.", low=0.0)
     graph_weight: float = _option(0.0, "model",
-        "Weight of the graph decoder in the loss, from the last 30 % of pretraining on; at 0 the graph is not decoded.", low=0.0)
+        "Weight of the graph decoder in the loss, from the last 30 % of pretraining on; at 0 the graph is not decoded.",
+        low=0.0)
     cluster_weight: float = _option(1.0, "model", "Weight of the self-training in the loss.", low=0.0)
     learning_rate: float = _option(2e-3, "training",
         "Largest learning rate of Adam in pretraining.", low=1e-8, high=1.0)

@@ -65,9 +65,14 @@ def test_what_is_printed(finished):
     folder, out = finished
     adata = anndata.read_h5ad(folder / "results" / "mine.h5ad")
     header, *rows, scores, last = [line.split() for line in out.splitlines()]
-    assert header == ["cluster", "cells", "share", "confidence"]
+    assert header == ["cluster", "cells", "share", "confidence", "as", "a", "whole", "next", "to"]
     groups = adata.obs.groupby("mine", observed=True)["mine_confidence"]
-    assert rows == [[name, str(len(one)), f"{len(one) / 120:.1%}", f"{one.mean():.2f}"] for name, one in groups]
+    whole = [f"{value:.2f}" for value in adata.uns["mine"]["cluster_confidence"]["confidence"]]
+    siblings = sctag.get.clusters_df(adata, "mine")["sibling"]
+    assert rows == [
+        [name, str(len(one)), f"{len(one) / 120:.1%}", f"{one.mean():.2f}", *rest]
+        for (name, one), *rest in zip(groups, whole, siblings, strict=True)
+    ]
     expected = sctag.metrics.score(adata, "group", key="mine")
     assert scores == [text for name, value in expected.items() for text in (name, f"{value:.4f}")]
     assert " ".join(last) == "wrote results/mine.h5ad and results/mine.png, model in model"
