@@ -2,14 +2,14 @@
 
     python docs/benchmarks/accuracy.py run DATA_FOLDER --configurations default "no graph" --seeds 5 --jobs 2
     python docs/benchmarks/accuracy.py tables --peers docs/benchmarks/peers.csv
-    python docs/benchmarks/accuracy.py --out docs/benchmarks/engine.csv change docs/benchmarks/accuracy.csv
+    python docs/benchmarks/accuracy.py change docs/benchmarks/version_0_1.csv
 
 DATA_FOLDER holds `.h5ad` files with raw counts in X and labels in `obs["cell_type"]`. Before a run the rows are
 shuffled, the cells renamed and the labels taken out; they are joined again for scoring alone (protocol.md). Each run
 has a process of its own with one thread; rows that the CSV holds already are not run again. `tables` prints what the
 documentation shows; `--peers` adds the scores of other methods, a CSV with the columns dataset, method, seed, k_true,
 k_pred, ARI and NMI (the names of methods that were told the number of clusters end in `_k_given`). `change` holds the
-default's runs against earlier ones of the same sets and seeds: what a quicker engine does to accuracy.
+default's runs against earlier ones of the same sets and seeds.
 """
 
 from __future__ import annotations
