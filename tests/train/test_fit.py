@@ -74,8 +74,9 @@ def test_the_tree_cut_at_the_number_of_clusters_gives_them(run, options):
     found = run(**options)
     tree = Hierarchy.from_arrays(found.tree)
     pairs = np.unique(np.stack([found.labels, tree.cut(found.n_clusters)[tree.leaf]]), axis=1)
+    # one to one; a cluster that self-training has emptied leaves a gap in the numbers of the cut
+    assert [len(np.unique(each)) for each in pairs] == [found.n_clusters] * 2
     assert pairs.shape == (2, found.n_clusters)
-    np.testing.assert_array_equal(np.sort(pairs, axis=1), [range(found.n_clusters)] * 2)
     if "learning_rate" in options:  # self-training has moved cells, or this would show little
         assert (tree.leaf != tree.consensus_leaf).any()
 
