@@ -1,7 +1,16 @@
 """Where the published code departs from the paper, as switches."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from .._checks import check_choice, check_flag
+
+Hops = Literal["reference", "true"]
+ZINBTargetName = Literal["scaled", "counts"]
+Divergence = Literal["q_from_p", "p_from_q"]
+Labels = Literal["last_refresh", "final"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +38,20 @@ class PublishedSettings:
         say.
     """
 
-    hops: Literal["reference", "true"] = "reference"
+    hops: Hops = "reference"
     dropout: bool = False
-    likelihood: Literal["scaled", "counts"] = "scaled"
+    likelihood: ZINBTargetName = "scaled"
     trained_centroids: bool = False
-    divergence: Literal["q_from_p", "p_from_q"] = "q_from_p"
-    labels: Literal["last_refresh", "final"] = "last_refresh"
+    divergence: Divergence = "q_from_p"
+    labels: Labels = "last_refresh"
     symmetric_graph: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {"hops": Hops, "likelihood": ZINBTargetName, "divergence": Divergence, "labels": Labels}
+        for name, allowed in choices.items():
+            check_choice(name, getattr(self, name), get_args(allowed))
+        for name in ("dropout", "trained_centroids", "symmetric_graph"):
+            check_flag(name, getattr(self, name))
 
 
 REFERENCE = PublishedSettings()

@@ -194,6 +194,13 @@ def test_wrong_arrays_and_numbers_are_refused(cells):
             fit_published(*arrays, replace(SHORT, **changes), settings, **extra)
 
 
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match="hops must be one of"):
+        PublishedSettings(hops="two")
+    with pytest.raises(TypeError, match="dropout must be True or False"):
+        PublishedSettings(dropout=0.2)
+
+
 def test_non_finite_loss_is_named(cells):
     with pytest.raises(RuntimeError, match=r"non-finite \(loss, zinb.*at epoch 1"):
         fit_published(cells.x, cells.distances, SHORT, initial_weights={"hidden.bias": np.full(128, np.inf)})
