@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .._threads import passive_waiting
 from .config import Config
 from .result import FitResult
 
@@ -29,8 +28,7 @@ def fit_alone_or_in_processes(config: Config, **arrays: Any) -> FitResult:
     """:func:`.fit.fit` in this process, or in ``config.devices`` processes."""
     if config.devices > 1:
         return fit_in_processes(config, **arrays)
-    with passive_waiting():
-        from .fit import fit  # torch loads here, unless it is there
+    from .fit import fit
 
     return fit(config=config, **arrays)
 
