@@ -1,5 +1,5 @@
 """``python -m sctag_tools`` is the ``sctag`` command, for where its script is not on the path."""
 
-from .cli import command
+from .cli import app
 
-command()
+app()

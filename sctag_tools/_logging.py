@@ -4,8 +4,6 @@ import sys
 import warnings
 from datetime import datetime
 
-_NOT_THE_USERS = ("sctag_tools.", "contextlib")  # a context manager that decorates a function adds its own line
-
 
 def info(message: str, *, time: datetime | None = None, deep: str | None = None) -> datetime:
     """Log at level info; returns the time of the call, to be passed as ``time`` to the closing message."""
@@ -25,7 +23,7 @@ def verbosity() -> int:
 def warn(message: str) -> None:
     """Warn about the data, pointing at the line of the user's code that called the package."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_NOT_THE_USERS):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("sctag_tools."):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
 

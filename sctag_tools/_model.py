@@ -15,7 +15,6 @@ from ._anndata.query import Query
 from ._anndata.training_inputs import TrainingInputs
 from ._keys import GRAPH_KEY
 from ._options import takes_options
-from ._threads import passive_waiting
 from .train.config import Config
 
 if TYPE_CHECKING:
@@ -118,7 +117,6 @@ class ScTAG:
         config = Config.from_options(f"{_CLASS}.train", ("training", "runtime"), options, base=self._config)
         self.train_with_config(config)
 
-    @passive_waiting()
     def train_with_config(self, config: Config) -> None:
         """The same with the options in one object, those of the model included."""
         inputs = self._inputs

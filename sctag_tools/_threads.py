@@ -30,20 +30,3 @@ def keep_thread_counts() -> Iterator[None]:
             n_threads = before.get(library.filepath, as_loaded)
             if library.num_threads != n_threads:
                 library.set_num_threads(n_threads)
-
-
-@contextmanager
-def passive_waiting() -> Iterator[None]:
-    """Let the OpenMP threads of libraries that load in this block sleep while they wait.
-
-    Threads that spin make a run many times slower while another program keeps the cores busy. The policy is read when
-    a library loads; a setting of the user stands, and the environment is afterwards what it was.
-    """
-    if "OMP_WAIT_POLICY" in os.environ:
-        yield
-        return
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    try:
-        yield
-    finally:
-        os.environ.pop("OMP_WAIT_POLICY", None)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from .._threads import passive_waiting
 from ._map import info, map_, score
 from ._options import OTHER_NAMES, normalize_name
 from ._run import run
@@ -21,12 +20,6 @@ app.command(epilog=OTHER_NAMES)(run)
 app.command("map")(map_)
 app.command()(score)
 app.command()(info)
-
-
-@passive_waiting()
-def command() -> None:
-    """Entry point of the installed command."""
-    app()
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback signature)

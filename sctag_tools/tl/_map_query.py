@@ -10,7 +10,6 @@ from .._anndata.access import require_writable, working_copy
 from .._checks import check_name
 from .._keys import ResultKeys
 from .._model import ScTAG
-from .._threads import passive_waiting
 
 if TYPE_CHECKING:
     import os
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-@passive_waiting()  # torch loads in here
 def map_query(
     adata: AnnData,
     reference: AnnData | ScTAG | str | os.PathLike[str],

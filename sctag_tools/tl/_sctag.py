@@ -12,7 +12,6 @@ from .._checks import check_choice, check_flag, check_integer, check_name
 from .._keys import GRAPH_KEY, MODEL, ResultKeys
 from .._model import ScTAG
 from .._options import takes_options
-from .._threads import passive_waiting
 from .._types import Preset
 from ..train.config import Config
 
@@ -33,7 +32,6 @@ _GROUPS: tuple[Group, ...] = ("clustering", "model", "training", "runtime")
 
 
 @takes_options(*_GROUPS, before="store_model")
-@passive_waiting()  # torch loads in here
 def sctag(
     adata: AnnData,
     n_clusters: int | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -94,18 +93,6 @@ def test_version_and_the_package_as_a_module(command):
     module = [sys.executable, "-m", "sctag_tools", "--version"]
     done = subprocess.run(module, capture_output=True, text=True, check=True)
     assert done.stdout == command.succeeds("--version") == version("sctag-tools") + "\n"
-
-
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_idle_threads_sleep_unless_the_user_wants_otherwise(monkeypatch, given):
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # so that it is put back
-    if not given:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    seen = []
-    monkeypatch.setattr(cli, "app", lambda: seen.append(os.environ["OMP_WAIT_POLICY"]))
-    cli.command()
-    assert seen == [given or "PASSIVE"]
-    assert os.environ.get("OMP_WAIT_POLICY") == given
 
 
 # --- messages ---

@@ -1,12 +1,10 @@
 """The device that is taken, and threads: as many as the user asks for, then as many as before."""
 
 import contextlib
-import os
 
 import pytest
 import torch
 
-from sctag_tools._threads import passive_waiting
 from sctag_tools.train.runtime import own_threads, resolve_accelerator
 
 
@@ -33,13 +31,3 @@ def test_threads_are_lowered_to_the_users_number_and_put_back(monkeypatch, reque
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("own", [None, "ACTIVE"])
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, own):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if own:
-        monkeypatch.setenv("OMP_WAIT_POLICY", own)
-    with passive_waiting():
-        assert os.environ["OMP_WAIT_POLICY"] == (own or "PASSIVE")
-    assert os.environ.get("OMP_WAIT_POLICY") == own
