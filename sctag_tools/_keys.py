@@ -75,6 +75,24 @@ class ResultKeys:
             if colors is not None:
                 adata.uns[self.colors] = colors
 
+    def write_subclusters(
+        self,
+        adata: AnnData,
+        clusters: pd.Categorical,
+        confidence: NDArray[np.float32],
+        latent: NDArray[np.float32],
+        record: dict[str, Any],
+        colors: list[str] | None,
+    ) -> None:
+        """Write the clusters of all cells of which some were opened; ``latent`` is NaN for the others."""
+        with silent_writing():
+            adata.obsm.pop(self.umap, None)
+            adata.uns.pop(self.colors, None)
+            adata.obs[self.clusters], adata.obs[self.confidence] = clusters, confidence
+            adata.obsm[self.latent], adata.uns[self.key] = latent, record
+            if colors is not None:
+                adata.uns[self.colors] = colors
+
     def require_result(self, adata: AnnData) -> None:
         """Raise KeyError unless ``adata`` holds this result; the error lists those that it holds."""
         if self.key not in adata.uns or self.latent not in adata.obsm:
@@ -100,13 +118,17 @@ class ResultKeys:
 
     def require_free_for_cut(self, adata: AnnData) -> None:
         """Raise ValueError if writing a cut would overwrite anything but a cut."""
-        written = (
-            (adata.uns, self.key),
-            (adata.obs, self.clusters),
-            (adata.obs, self.confidence),
-            (adata.obsm, self.proba),
-        )
-        if any(name in part for part, name in written) and not is_cut(adata.uns.get(self.key)):
+        if not is_cut(adata.uns.get(self.key)):
+            self._require_unused(adata, self.proba)
+
+    def require_free_for_subclusters(self, adata: AnnData) -> None:
+        """Raise ValueError if writing opened clusters would overwrite anything but such."""
+        if not is_subclusters(adata.uns.get(self.key)):
+            self._require_unused(adata, self.latent)
+
+    def _require_unused(self, adata: AnnData, in_obsm: str) -> None:
+        in_obs = self.clusters in adata.obs or self.confidence in adata.obs
+        if self.key in adata.uns or in_obs or in_obsm in adata.obsm:
             raise self._taken()
 
     def _taken(self) -> ValueError:
@@ -135,3 +157,8 @@ def is_result(entry: object) -> bool:
 def is_cut(entry: object) -> bool:
     """Whether an entry of ``adata.uns`` was written by ``tl.cut``."""
     return isinstance(entry, Mapping) and isinstance(entry.get("params"), Mapping) and "cut_of" in entry["params"]
+
+
+def is_subclusters(entry: object) -> bool:
+    """Whether an entry of ``adata.uns`` was written by ``tl.subcluster``."""
+    return is_result(entry) and "sub_of" in entry["params"]  # type: ignore[index]

@@ -2,7 +2,11 @@
 
 import sys
 import warnings
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
+
+import numpy as np
 
 
 def info(message: str, *, time: datetime | None = None, deep: str | None = None) -> datetime:
@@ -26,6 +30,21 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("sctag_tools."):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def warn_of_one_cluster(curve: Mapping[str, Any] | None, n_cells: int) -> None:
+    """Say why there is one cluster, if the number was chosen: what the best candidate for a split lacks."""
+    if curve is None or np.any(curve["supported"]):
+        return
+    candidate = ""
+    if len(curve["coassociation"]):
+        candidate = (
+            f" The best candidate: the partitions keep its two sides together {curve['coassociation'][0]:.2f} times as "
+            f"often as cells of one side (limit {float(curve['max_coassociation']):.2f}), and they lie at least "
+            f"{max(float(curve['separation'][0]), 0):.1f} standard deviations apart (limit "
+            f"{curve['least_separation'][0]:.1f}). `n_clusters=2` makes this split."
+        )
+    warn(f"No split of these {n_cells} cells is supported, so they are one cluster.{candidate}")
 
 
 def warn_of_fewer_clusters(n_clusters: int | None, found: int) -> None:

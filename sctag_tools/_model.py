@@ -130,6 +130,7 @@ class ScTAG:
         progress, settings = config.progress_bar and logg.verbosity() > 0, inputs.neighbor_settings()
         result = fit_alone_or_in_processes(config, **arrays, neighbor_settings=settings, progress=progress)
         logg.warn_of_fewer_clusters(config.n_clusters, result.n_clusters)
+        logg.warn_of_one_cluster(result.n_clusters_curve, len(inputs.totals))
         if result.reference is not None:  # there is one wherever neighbor settings are given
             self._trained = result.reference, inputs.registry(config, result)
 

@@ -383,6 +383,7 @@ def test_numbers_that_are_numpys_are_saved(clustered, graphed, tmp_path):
     assert sctag.ScTAG.load(tmp_path / "given").params_ == model.params_
 
 
+@pytest.mark.filterwarnings("ignore:No split")
 def test_names_of_any_kind_and_the_evidence_for_the_number_come_back(graphed, short, tmp_path, same):
     names = ["1", "2", "\u00e9\u4e2d", 'a"b\\', " ", "x" * 300]
     graphed.var_names = [*names, *graphed.var_names[len(names) :]]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+from scipy import sparse
 
 from .. import _logging as logg
 from .._keys import GRAPH_KEY
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy import sparse
 
     from ..io.model_format import Registry
     from ..mapping.reference import NeighborSettings
@@ -32,6 +32,7 @@ _MADE_OF_GENES = {None, "X_pca", "X"}  # representations that new cells can be p
 _DEFAULT_NEIGHBORS = 15
 _MIN_BATCH_CELLS = 10
 _MAX_ISOLATED_SHARE = 0.01
+_MAX_LOST_SHARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,14 @@ def _representation(adata: AnnData, graph_params: dict[str, Any]) -> NDArray[np.
 def _warn_of_cells_and_genes(
     adata: AnnData, connectivities: sparse.csr_matrix, neighbors_key: str, counts: sparse.csr_matrix
 ) -> None:
-    n_isolated = int((np.diff(connectivities.indptr) == 0).sum())
-    if n_isolated > _MAX_ISOLATED_SHARE * adata.n_obs:
+    n_isolated, lost = int((np.diff(connectivities.indptr) == 0).sum()), _lost_neighbors(adata, neighbors_key)
+    if lost > _MAX_LOST_SHARE:
+        logg.warn(
+            f"The graph {neighbors_key!r} was built before adata was subset: {lost:.0%} of the neighbors are not among "
+            f"these {adata.n_obs} cells. Choose genes, compute the PCA and build the graph again; "
+            "`sctag.tl.subcluster` does all of it for clusters of a result."
+        )
+    elif n_isolated > _MAX_ISOLATED_SHARE * adata.n_obs:
         logg.warn(
             f"{n_isolated} of {adata.n_obs} cells have no neighbor in the graph {neighbors_key!r}. If it was built "
             "before adata was subset to these cells, build it again."
@@ -140,6 +147,18 @@ def _warn_of_cells_and_genes(
     n_empty = int((np.asarray(counts.sum(axis=1)).ravel() <= 0).sum())
     if n_empty:
         logg.warn(f"{n_empty} cells have no counts in the chosen genes; only their graph neighbors place them.")
+
+
+def _lost_neighbors(adata: AnnData, neighbors_key: str) -> float:
+    """Share of the neighbors that cells had when the graph was built, and that are gone; 0 where it cannot be known."""
+    entry = adata.uns[neighbors_key]
+    params, distances = entry.get("params", {}), adata.obsp.get(entry.get("distances_key"))
+    expected = int(params.get("n_neighbors", 0)) - 1
+    if distances is None or expected < 1 or "batch_key" in params:
+        return 0.0
+    found = np.diff(sparse.csr_matrix(distances).indptr)
+    # Other tools keep other numbers of neighbors, but no graph of one size has this largest row by chance.
+    return 1 - float(found.mean()) / expected if found.max(initial=0) == expected else 0.0
 
 
 def _warn_of_small_batches(batches: pd.Series) -> None:

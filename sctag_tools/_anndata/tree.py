@@ -104,6 +104,11 @@ def _rows(adata: AnnData, entry: Any) -> NDArray[np.int64] | None:
 def _no_tree(key: str, entry: Any) -> str:
     if "mapped_to" in entry:
         return f"The result {key!r} was mapped from a reference, which alone has the tree. Cut it there."
+    if "sub_of" in entry["params"]:
+        return (
+            f"The result {key!r} was made by `sctag.tl.subcluster`, which keeps no tree. For other parts of these "
+            "cells call it again with `resolution=` or `n_clusters=`."
+        )
     preset = entry["params"].get("preset", "default")
     if preset != "default":
         return (

@@ -1,13 +1,12 @@
 """``sctag run``: from a file of raw counts to clusters."""
 
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..pp._pca import N_PCS, TARGET_SUM
+from ..pp._standard import prepare_counts
 from ..train.config import Config
 from . import _options as opt
 from ._files import find_label_key, read_cells, target_file
@@ -54,7 +53,7 @@ def run(
     choices = {"preset": preset, "batch_key": batch_key, "save": save, "key_added": key_added, **published}
     _check(adata, config, choices)
     counts_layer = _keep_counts(adata, layer, check_values=check_values)
-    _preprocess(adata, n_top_genes, config.random_state)
+    prepare_counts(adata, n_top_genes, config.random_state)
     _cluster(adata, config, n_neighbors, layer=counts_layer, check_values=check_values, **choices)
     try:
         _draw(adata, key_added, label_key, target.with_suffix(".png"))
@@ -94,20 +93,6 @@ def _keep_counts(adata: "AnnData", layer: str | None, *, check_values: bool) -> 
     if adata.n_obs < n_obs:
         warn(f"{n_obs - adata.n_obs} cells without any count are left out.")
     return name
-
-
-def _preprocess(adata: "AnnData", n_top_genes: int, random_state: int | None) -> None:
-    """Log-normalize X, mark highly variable genes and run PCA on them, as scanpy users do before clustering."""
-    import scanpy as sc
-
-    adata.uns.pop("log1p", None)  # of what X held before
-    sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
-    sc.pp.log1p(adata)
-    with warnings.catch_warnings():  # fewer genes than wanted may vary
-        warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
-        sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)
-    n_genes = int(adata.var["highly_variable"].sum())
-    sc.pp.pca(adata, n_comps=max(1, min(N_PCS, adata.n_obs - 1, n_genes - 1)), random_state=random_state)
 
 
 def _cluster(adata: "AnnData", config: Config, n_neighbors: int, **choices: Any) -> None:

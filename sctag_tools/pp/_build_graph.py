@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+# Of the mean of a component, in standard deviations. A random half of 100 cells moves it by .1, one cluster by 1.
+_MAX_PCA_SHIFT = 0.25
+
 
 @literal_choices
 def build_graph(
@@ -124,6 +127,8 @@ def build_graph(
         needs_pca = use_rep in (None, "X_pca") and "X_pca" not in adata.obsm
         pca = compute_pca(adata, n_pcs, random_state) if needs_pca else None
         x, params = _select_columns(pca if pca is not None else adata, use_rep, n_pcs)
+        if params["use_rep"] == "X_pca" and pca is None:
+            _warn_of_old_pca(adata, x)
         search: dict[str, Any] = {"metric": metric, "random_state": random_state, "exact": exact}
         if batch_index is None:
             found = weighted = connect_components(find_neighbors(x, n_neighbors, **search), x, metric=metric)
@@ -195,6 +200,19 @@ def _select_columns(
     if n_used != n_columns:
         params["n_pcs"] = int(n_used)
     return np.ascontiguousarray(x[:, :n_used], dtype=np.float32), params
+
+
+def _warn_of_old_pca(adata: AnnData, x: NDArray[np.float32]) -> None:
+    """Warn if scanpy's PCA is of other cells: components are centered over the cells that they were computed from."""
+    if not adata.uns.get("pca", {}).get("params", {}).get("zero_center", False):
+        return
+    shift = np.abs(x.mean(axis=0, dtype=np.float64)) / np.maximum(x.std(axis=0, dtype=np.float64), 1e-6)
+    if shift.max() > _MAX_PCA_SHIFT:
+        logg.warn(
+            "adata.obsm['X_pca'] was computed before adata was subset to these cells, so it shows what sets them apart "
+            "from cells that are gone. Choose genes and compute it again (`sc.pp.highly_variable_genes(adata)`, "
+            "`sc.pp.pca(adata)`); `sctag.tl.subcluster` does all of it for clusters of a result."
+        )
 
 
 class _KnownNeighbors:

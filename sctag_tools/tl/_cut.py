@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import _logging as logg
 from .._anndata.access import require_writable, working_copy
+from .._anndata.colors import inherited_colors
 from .._anndata.tree import clusters_of_leaves, read_tree
 from .._checks import check_integer, check_name, check_number
 from .._keys import ResultKeys
@@ -135,7 +136,7 @@ def cut(
         cell_confidence(clusters, proba, replicates),
         proba,
         record,
-        _colors(adata.uns.get(keys.colors), pieces.heirs(), len(names)),
+        inherited_colors(adata.uns.get(keys.colors), pieces.heirs(), len(names)),
     )
     logg.info(
         f"    finished: {len(categories)} clusters",
@@ -200,16 +201,3 @@ def _labels(
         numbers = [names.index(name) for name in group]
         labels[np.isin(labels, numbers)] = numbers[0]
     return labels
-
-
-def _colors(old: Sequence[str] | None, heirs: list[int], n_old: int) -> list[str] | None:
-    """A color for each new cluster, None unless each old one has one."""
-    if old is None or len(old) != n_old:
-        return None
-    from matplotlib.colors import to_hex
-    from scanpy.pl import palettes
-
-    used = {to_hex(color) for color in old}
-    fresh = [*palettes.default_20, *palettes.default_28, *palettes.default_102]
-    unused = iter([color for color in dict.fromkeys(map(to_hex, fresh)) if color not in used])
-    return [next(unused, "#808080") if heir < 0 else str(old[heir]) for heir in heirs]

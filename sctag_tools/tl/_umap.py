@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .. import _logging as logg
 from .._anndata.access import require_writable, silent_writing, working_copy
 from .._checks import checked_seed
@@ -26,7 +28,8 @@ def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None,
     Parameters
     ----------
     adata
-        Annotated data with a result of :func:`sctag_tools.tl.sctag` or :func:`sctag_tools.tl.map_query`.
+        Annotated data with a result of :func:`sctag_tools.tl.sctag`, :func:`sctag_tools.tl.map_query` or
+        :func:`sctag_tools.tl.subcluster`.
     key
         Name of the result.
     random_state
@@ -39,7 +42,7 @@ def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None,
     ``None``, or the copy if ``copy=True``. Writes:
 
     `adata.obsm['X_sctag_umap' | 'X_{key}_umap']` : :class:`numpy.ndarray` (float32)
-        (n_obs, 2), the position of each cell.
+        (n_obs, 2), the position of each cell; NaN for cells without a latent (:func:`sctag_tools.tl.subcluster`).
 
     Raises
     ------
@@ -72,13 +75,16 @@ def umap(adata: AnnData, *, key: str = "sctag", random_state: int | None = None,
     adata = working_copy(adata, copy=copy)
 
     start = logg.info(f"computing the UMAP of {keys.latent!r}")
-    work = AnnData(shape=(adata.n_obs, 0), obsm={"latent": adata.obsm[keys.latent]})
+    latent = adata.obsm[keys.latent]
+    placed = np.isfinite(latent).all(axis=1)  # only some cells have one after `tl.subcluster`
+    work = AnnData(shape=(int(placed.sum()), 0), obsm={"latent": latent[placed]})
     with sc.settings.verbosity.override(0), keep_thread_counts(), warnings.catch_warnings():
         # umap lays out every component of a graph, so separate ones need no warning
         warnings.filterwarnings("ignore", "Graph is not fully connected")
         build_graph(work, min(15, work.n_obs), use_rep="latent", random_state=seed)
         sc.tl.umap(work, neighbors_key=GRAPH_KEY, random_state=seed)
     with silent_writing():
-        adata.obsm[keys.umap] = work.obsm["X_umap"]
+        adata.obsm[keys.umap] = np.full((adata.n_obs, 2), np.nan, dtype=np.float32)
+        adata.obsm[keys.umap][placed] = work.obsm["X_umap"]
     logg.info("    finished", time=start, deep=f"added\n    {keys.umap!r}, UMAP of the latent (adata.obsm)")
     return adata if copy else None

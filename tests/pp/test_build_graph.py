@@ -205,6 +205,27 @@ def test_view_becomes_actual_with_one_warning(blobs, unchanged):
     _check_layout(view, 15)
 
 
+def test_a_pca_left_from_a_larger_object_is_told(blobs):
+    sc.pp.pca(blobs)
+    part = blobs[blobs.obs["group"] == "g0"].copy()
+    with pytest.warns(UserWarning, match=r"X_pca.* was computed before adata was subset.*tl\.subcluster") as caught:
+        sctag.pp.build_graph(part)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("change", ["half of the cells", "own coordinates", "not centered", "named"])
+def test_other_pcas_are_not_told(blobs, change):
+    sc.pp.pca(blobs, zero_center=change != "not centered")
+    if change == "half of the cells":
+        blobs = blobs[np.random.default_rng(0).permutation(blobs.n_obs) < 75].copy()
+    if change == "own coordinates":  # of another tool, or from a file without scanpy's record
+        del blobs.uns["pca"]
+        blobs.obsm["X_pca"] += 50
+    if change == "named":
+        blobs.obsm["X_scvi"] = blobs.obsm["X_pca"] + 50
+    sctag.pp.build_graph(blobs, use_rep="X_scvi" if change == "named" else None)
+
+
 def test_copy_of_a_view_is_silent(blobs):
     view = blobs[::2]
     changed = sctag.pp.build_graph(view, copy=True)

@@ -110,6 +110,7 @@ def test_finer_cuts_part_coarser_ones(run):
         assert run.obs.groupby(fine, observed=True)[coarse].nunique().max() == 1
 
 
+@pytest.mark.filterwarnings("ignore:No split")
 def test_a_resolution_is_that_of_a_run(graphed, short):
     sctag.tl.sctag(graphed, resolution=1.5, **short)
     sctag.tl.cut(graphed, resolution=1.5, key_added="own")

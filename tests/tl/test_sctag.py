@@ -144,6 +144,7 @@ def test_a_seed_that_is_drawn_is_recorded(graphed, short):
     assert np.abs(second.obsm["X_sctag"] - first.obsm["X_sctag"]).max() > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:No split")
 def test_neither_labels_nor_names_nor_an_earlier_result_are_an_input(clustered, short):
     labeled, without = clustered.copy(), clustered.copy()
     labeled.obs["cell_type"] = labeled.obs["cell_type1"] = labeled.obs["group"]
@@ -153,6 +154,24 @@ def test_neither_labels_nor_names_nor_an_earlier_result_are_an_input(clustered, 
         sctag.tl.sctag(adata, **short)
     np.testing.assert_array_equal(labeled.obsm["X_sctag"], without.obsm["X_sctag"])
     np.testing.assert_array_equal(labeled.obs["sctag"], without.obs["sctag"])
+
+
+@pytest.mark.parametrize("resolution", [1.0, 3.0])
+def test_one_cluster_is_explained(graphed, short, resolution):
+    """With the numbers of the split that two clusters would make."""
+    with pytest.warns(UserWarning, match="No split of these 150 cells is supported") as caught:
+        sctag.tl.sctag(graphed, resolution=resolution, **short)
+    (message,) = [str(warning.message) for warning in caught if warning.filename == __file__]
+    curve = graphed.uns["sctag"]["n_clusters_curve"]
+    limits = resolution / (resolution + 2 / 3), curve["least_separation"][0]
+    for value, limit, form in zip(
+        (curve["coassociation"][0], curve["separation"][0]), limits, (".2f", ".1f"), strict=True
+    ):
+        assert f"{value:{form}} " in message
+        assert f"(limit {limit:{form}})" in message
+    assert "`n_clusters=2` makes this split" in message
+    sctag.tl.cut(graphed, 2)
+    assert graphed.obs["sctag_cut"].nunique() == 2
 
 
 def test_layer_genes_and_graph_reach_the_training(graphed, clustered, short):
@@ -264,6 +283,7 @@ def test_unusual_cells_and_genes(graphed, short):
     check_result(adata)
 
 
+@pytest.mark.filterwarnings("ignore:No split")
 @pytest.mark.parametrize("n_clusters", [None, 1])
 def test_all_cells_equal(n_clusters, short):
     adata = AnnData(np.tile(np.arange(1, 21, dtype=np.float32), (40, 1)), obsm={"X_rep": np.ones((40, 3))})
@@ -283,6 +303,7 @@ def test_fewer_distinct_cells_than_clusters(short):
     check_result(adata, 2)
 
 
+@pytest.mark.filterwarnings("ignore:No split")
 @pytest.mark.parametrize("n_clusters", [None, 1, 2])
 def test_two_cells(blobs, short, n_clusters):
     two = blobs[:2].copy()

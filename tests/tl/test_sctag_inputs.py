@@ -247,6 +247,30 @@ def test_a_graph_that_was_cut_apart_is_told(graphed):
     assert [warning.filename for warning in caught] == [__file__]
 
 
+@pytest.mark.parametrize("built_by", ["sctag", "scanpy"])
+def test_a_graph_left_from_a_larger_object_is_told(blobs, short, built_by):
+    """The cells of one cluster keep nearly all of their neighbors, so none of them is alone."""
+    sctag.pp.build_graph(blobs)
+    if built_by == "scanpy":
+        sc.pp.neighbors(blobs, key_added="sctag_neighbors")
+    part = blobs[blobs.obs["group"] != "g2"].copy()
+    distances = part.obsp["sctag_neighbors_distances"]
+    lost = 1 - distances.nnz / (14 * part.n_obs)
+    assert lost > 0.005
+    match = rf"built before adata was subset: {lost:.0%} of the neighbors.*tl\.subcluster"
+    with pytest.warns(UserWarning, match=match) as caught:
+        sctag.tl.sctag(part, 2, **short)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_graphs_that_are_whole_are_not_told(blobs, short):
+    blobs.obs["donor"] = np.where(np.arange(blobs.n_obs) % 3, "a", "b")
+    sctag.pp.build_graph(blobs, 10, batch_key="donor")
+    sctag.tl.sctag(blobs, 2, batch_key="donor", **short)
+    sc.pp.neighbors(blobs, 7, key_added="seven")
+    sctag.tl.sctag(blobs, 2, neighbors_key="seven", **short)
+
+
 def test_the_graphs_representation_may_be_sparse_but_not_broken(graphed, unchanged):
     x = graphed.obsm["X_pca"]
     graphed.obsm["X_rep"] = sparse.csr_matrix(x)
