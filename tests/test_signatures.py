@@ -67,7 +67,7 @@ def test_what_is_public_is_listed():
     for module in (sctag.pp, sctag.tl, sctag.get, sctag.pl):
         assert [name for name in dir(module) if name[0] != "_"] == sorted(module.__all__)
     assert COMPUTING == [
-        "pp.build_graph", "pp.recipe_published", "tl.cut", "tl.denoise", "tl.map_query",
+        "pp.build_graph", "pp.recipe_published", "tl.cut", "tl.denoise", "tl.explain", "tl.map_query",
         "tl.sctag", "tl.subcluster", "tl.umap",
     ]  # fmt: skip
     assert {"read", "pl.embedding", "pl.history", "metrics.ari", "datasets.pbmc68k_reduced"} <= set(FUNCTIONS)

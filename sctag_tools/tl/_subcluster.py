@@ -54,9 +54,9 @@ def subcluster(
     """Cluster the cells of one or more clusters anew, with their own genes, graph and networks.
 
     Genes that vary among these cells, and principal components of these cells, show differences that the whole object
-    hides (clustering in rounds, as Tasic et al. 2018). :func:`sctag_tools.tl.cut` is faster, but knows only what the networks of the whole object saw. The counts
-    layer and the batches are those of the result ``key``, and a split must pass the same tests as there. If none does,
-    the cells stay one cluster, and a warning names the best candidate.
+    hides (clustering in rounds, as Tasic et al. 2018). :func:`sctag_tools.tl.cut` is faster, but knows only what the
+    networks of the whole object saw. The counts layer and the batches are those of the result ``key``, and a split must
+    pass the same tests as there. If none does, the cells stay one cluster, and a warning names the best candidate.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def _clusters(adata: AnnData, key: str) -> pd.Series:
     if column.isna().any():
         msg = f"adata.obs[{key!r}] has no cluster for {int(column.isna().sum())} cells; run `sctag.tl.sctag` again."
         raise ValueError(msg)
-    return column.cat.rename_categories(str).cat.remove_unused_categories()
+    return column.cat.rename_categories(str)
 
 
 def _opened(clusters: pd.Series, groups: str | Sequence[str]) -> list[str]:
@@ -236,10 +236,10 @@ def _cluster_confidence(
 ) -> dict[str, NDArray[np.float64]]:  # fmt: skip
     """That of each new cluster, from the old result (NaN if it has none) or from the new run."""
     _, first = np.unique(clusters, return_index=True)
-    found = {}
+    found, n_old = {}, len(old.cat.categories)
     for name in _OUTCOMES:
-        unknown = np.full(len(old.cat.categories), np.nan)
-        of_cell = np.asarray(entry.get("cluster_confidence", {}).get(name, unknown), dtype=np.float64)[old.cat.codes]
+        of_old = np.asarray(entry.get("cluster_confidence", {}).get(name, ()), dtype=np.float64)
+        of_cell = (of_old if len(of_old) == n_old else np.full(n_old, np.nan))[old.cat.codes]
         of_cell[cells] = record["cluster_confidence"][name][parts.cat.codes]
         found[name] = of_cell[first]
     return found

@@ -177,6 +177,15 @@ def test_a_file_keeps_it_and_tables_and_plots_show_it(nested, quick, tmp_path):
     assert np.isnan(nested.obsm["X_sctag_sub_umap"][~opened]).all()
 
 
+def test_clusters_of_the_users_own_making_are_opened_too(nested, quick):
+    """Their confidence as a whole is not known; a category without a cell is none."""
+    nested.obs["sctag"] = pd.Categorical(nested.obs["kind"], categories=["none", "k0", "k1", "k2"])
+    sctag.tl.subcluster(nested, ["k1", "k2"], 2, **quick)
+    assert list(nested.obs["sctag_sub"].cat.categories) == ["k0", "k1+k2,0", "k1+k2,1"]
+    confidence = nested.uns["sctag_sub"]["cluster_confidence"]["confidence"]
+    assert np.isnan(confidence).tolist() == [True, False, False]
+
+
 def test_an_earlier_one_is_replaced(nested, quick):
     sctag.tl.subcluster(nested, "0", 3, **quick)
     sctag.tl.umap(nested, key="sctag_sub")
