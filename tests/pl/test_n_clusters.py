@@ -19,7 +19,8 @@ def test_shows_what_was_stored_in_a_file(chosen, unchanged, tmp_path, n_clusters
     assert above.get_title() == f"{n_clusters} clusters"
     curve = adata.uns["sctag"]["n_clusters_curve"]
     limits = np.full(59, 0.75), curve["least_separation"]
-    for ax, name, limit in zip((above, below), ("coassociation", "separation"), limits, strict=True):
+    sides = ("below", "above")
+    for ax, name, limit, side in zip((above, below), ("coassociation", "separation"), limits, sides, strict=True):
         supported, others = (points.get_offsets() for points in ax.collections)
         np.testing.assert_array_equal(supported[:, 0], [2, 3])
         shown = np.concatenate([supported, others])
@@ -27,10 +28,10 @@ def test_shows_what_was_stored_in_a_file(chosen, unchanged, tmp_path, n_clusters
         np.testing.assert_array_equal(shown[:, 1], np.maximum(curve[name][:n_shown], 0))
         np.testing.assert_array_equal(ax.lines[0].get_ydata(), limit[:n_shown])
         assert ax.lines[1].get_xdata()[0] == n_clusters + 0.5
-        assert ax.texts[0].get_text() == f"limit\n{limit[n_shown - 1]:.2g}"
+        assert ax.texts[0].get_text() == f"must lie\n{side} {limit[n_shown - 1]:.2g}"
         assert ax.texts[0].xy[1] == limit[n_shown - 1]
     legend = [text.get_text() for text in above.get_legend().get_texts()]
-    assert legend == ["supported split", "not supported", "limit", "number chosen"]
+    assert legend == ["supported", "not supported", "limit of support", f"number chosen: {n_clusters}"]
     assert chosen.uns["sctag"]["n_clusters_curve"]["separation"].min() < 0
 
 
