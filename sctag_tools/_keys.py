@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -36,10 +36,17 @@ class ResultKeys:
         self.colors = f"{key}_colors"  # uns, written by scanpy's plots
         self.denoised = f"{key}_denoised"  # layer, (n_obs, n_vars) float32
 
-    def write(self, adata: AnnData, found: FitResult | ReferenceCells | Placement, record: dict[str, Any]) -> None:
+    def write(
+        self,
+        adata: AnnData,
+        found: FitResult | ReferenceCells | Placement,
+        record: dict[str, Any],
+        categories: Sequence[str] | None = None,
+    ) -> None:
         """Write what was ``found``, and remove what was made of an earlier result of this name.
 
-        Arrays are copied, so that changes by the user do not reach the model in ``uns``.
+        ``categories`` are names of the clusters, by default their numbers. Arrays are copied, so that changes by the
+        user do not reach the model in ``uns``.
         """
         n_clusters = found.proba.shape[1]
         with silent_writing():
@@ -50,7 +57,7 @@ class ResultKeys:
                 adata.layers.pop(layer, None)
             if self.novelty in adata.obs:
                 del adata.obs[self.novelty]
-            categories = [str(number) for number in range(n_clusters)]
+            categories = categories or [str(number) for number in range(n_clusters)]
             adata.obs[self.clusters] = pd.Categorical.from_codes(found.proba.argmax(axis=1), categories=categories)
             adata.obs[self.confidence] = found.confidence.copy()
             if "mapped_to" in record:

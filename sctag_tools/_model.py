@@ -163,8 +163,8 @@ class ScTAG:
 
     @property
     def clusters(self) -> list[str]:
-        """Names of the clusters, by falling size."""
-        return [str(number) for number in range(self.reference.n_clusters)]
+        """Names of the clusters, by falling size: those that the user gave in ``adata.obs``, else their numbers."""
+        return self.registry.cluster_names or [str(number) for number in range(self.reference.n_clusters)]
 
     def _require_trained(self) -> tuple[ReferenceModel, Registry]:
         if self._trained is None:
@@ -191,7 +191,7 @@ class ScTAG:
         return pd.DataFrame(proba, index=cells, columns=self.clusters)
 
     def predict(self, adata: AnnData | None = None, **options: Any) -> NDArray[np.str_]:
-        """(n_obs,) cluster of the training cells or of new ones; ``"0"`` is the largest of the training cells'."""
+        """(n_obs,) name of the cluster of the training cells or of new ones."""
         proba = self.predict_proba(adata, **options)
         return np.asarray(np.array(self.clusters)[proba.to_numpy().argmax(axis=1)])
 

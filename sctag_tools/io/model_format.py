@@ -1,7 +1,7 @@
 """A trained model as plain arrays and a JSON record, and back; every name, length, type and range is checked."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any, NoReturn, get_args
 
@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from .._anndata.cluster_names import cluster_names
 from .._keys import MODEL, ResultKeys, is_result
 from .._types import Metric
 from ..cluster.hierarchy import INTEGERS
@@ -58,6 +59,7 @@ class Registry:
     batch_key: str | None
     use_rep: str | None  # representation that neighbors are found in; None: PCA of the genes
     run: dict[str, Any]  # as ``uns`` has it: params, history, ...
+    cluster_names: list[str] | None = None  # that a user gave; None: their numbers
 
 
 def pack(model: ReferenceModel, registry: Registry) -> tuple[Arrays, dict[str, Any]]:
@@ -73,6 +75,8 @@ def pack(model: ReferenceModel, registry: Registry) -> tuple[Arrays, dict[str, A
         **{name: getattr(registry, name) for name in (*_NAMES, "batch_key", "use_rep")},
         "run": {**run, **series},
     }
+    if registry.cluster_names is not None:
+        record["cluster_names"] = registry.cluster_names
     return arrays, record
 
 
@@ -130,7 +134,8 @@ def from_uns(adata: AnnData, key: str) -> tuple[ReferenceModel, Registry]:
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         msg = f"adata.uns[{key!r}][{MODEL!r}] is damaged ({error}); run `sctag.tl.sctag(adata)` again."
         raise ValueError(msg) from error
-    return unpack(arrays, record)
+    model, registry = unpack(arrays, record)
+    return model, replace(registry, cluster_names=cluster_names(adata, key, model.n_clusters))
 
 
 def refuse(why: str) -> NoReturn:
@@ -185,7 +190,11 @@ def _registry(record: dict[str, Any], model: ReferenceModel) -> Registry:
     series = {
         part: {name: _array(values, name) for name, values in run[part].items()} for part in _SERIES if part in run
     }
-    return Registry(**{name: record[name] for name in (*_NAMES, "batch_key", "use_rep")}, run={**run, **series})
+    names = record.get("cluster_names")
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    _require(names is None or (are_names and len({*names}) == model.n_clusters), "its clusters have other names")
+    kept = {name: record[name] for name in (*_NAMES, "batch_key", "use_rep")}
+    return Registry(**kept, run={**run, **series}, cluster_names=names)
 
 
 def _listed(array: NDArray[Any]) -> Any:

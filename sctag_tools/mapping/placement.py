@@ -22,6 +22,7 @@ class Placement:
     proba: NDArray[np.float32]  # (n_cells, n_clusters), rows sum to one
     confidence: NDArray[np.float32]  # (n_cells,) in [0, 1]
     novelty: NDArray[np.float32]  # (n_cells,) one at the 99th percentile of the training cells
+    neighbors: NDArray[np.int64]  # (n_cells, n_neighbors) training cells that a new cell is joined to
 
 
 def place_cells(
@@ -72,6 +73,7 @@ def place_cells(
         proba=proba,
         confidence=(agreeing * model.cells.confidence[found]).mean(axis=1).astype(np.float32),
         novelty=model.novelty_scorer.score_samples(features),
+        neighbors=np.asarray(found, dtype=np.int64),
     )
 
 

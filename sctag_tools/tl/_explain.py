@@ -115,7 +115,7 @@ def explain(
     _require_captum()
     rows = _rows(adata, cells)
     model = ScTAG.from_anndata(adata, key)
-    names = _cluster_names(adata, key, model.reference.n_clusters)
+    names = np.array(model.clusters, dtype=object)
     run = _training_cells(adata, model, key)
     cluster, other = _pairs(run.found.proba[rows], names, versus)
 
@@ -170,15 +170,6 @@ def _rows(adata: AnnData, cells: Sequence[str] | NDArray[np.bool_] | str) -> NDA
         msg = f"cells must be 1 to {_MAX_CELLS} cells, got {len(rows)}; draw some of them, for example with rng.choice."
         raise ValueError(msg)
     return np.asarray(rows, dtype=np.int64)
-
-
-def _cluster_names(adata: AnnData, key: str, n_clusters: int) -> NDArray[np.object_]:
-    """Names of the clusters, as the user may have changed them."""
-    names = [str(number) for number in range(n_clusters)]
-    if key in adata.obs and isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
-        categories = adata.obs[key].cat.categories.astype(str).tolist()
-        names = categories if len(categories) == n_clusters else names
-    return np.array(names, dtype=object)
 
 
 def _pairs(

@@ -6,13 +6,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from .. import _logging as logg
-from .._anndata.access import require_writable, working_copy
+from .._anndata.access import require_writable, silent_writing, working_copy
+from .._anndata.annotations import read_annotations, write_annotation
 from .._checks import check_name
 from .._keys import ResultKeys
 from .._model import ScTAG
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from anndata import AnnData
 
@@ -24,6 +26,7 @@ def map_query(
     key: str = "sctag",
     layer: str | None = None,
     use_rep: str | None = None,
+    obs: Sequence[str] | str | None = None,
     check_values: bool = True,
     key_added: str | None = None,
     copy: bool = False,
@@ -52,6 +55,9 @@ def map_query(
         Key in ``adata.obsm`` of the query's coordinates in the representation that the reference's graph was built
         on, if that was another than the genes' own (scVI, Harmony); by default the same key. It must have been made
         by the model that made the reference's.
+    obs
+        Columns of the reference's ``obs`` to carry over, such as ``["cell_type"]``. Of words, each cell gets the one
+        that most of its reference neighbors have; of numbers, their mean. The reference must be an AnnData.
     check_values
         Whether to check that the counts are counts.
     key_added
@@ -66,7 +72,8 @@ def map_query(
     `adata.obsm['X_sctag' | 'X_{key_added}']` : :class:`numpy.ndarray` (float32)
         (n_obs, n_latent), in the latent space of the reference.
     `adata.obs['sctag' | key_added]` : :class:`pandas.Series` (categorical of strings)
-        (n_obs,), clusters of the reference; all of them are categories, also those without a cell here.
+        (n_obs,), clusters of the reference, with the names that they have there; all of them are categories, also those
+        without a cell here.
     `adata.obsm['sctag_proba' | '{key_added}_proba']` : :class:`numpy.ndarray` (float32)
         (n_obs, n_clusters), soft assignment, rows sum to one.
     `adata.obs['sctag_confidence' | '{key_added}_confidence']` : :class:`pandas.Series` (float32)
@@ -77,14 +84,21 @@ def map_query(
         cells, so that most of what lies above is something else.
     `adata.uns['sctag' | key_added]` : :class:`dict`
         ``params``, ``mapped_to`` (parameters of the reference), ``missing_genes``, ``versions``.
+    `adata.obs[column]` : :class:`pandas.Series` (categorical of strings)
+        (n_obs,), for each column of ``obs``; float64 if it holds numbers. A cell whose neighbors have no value gets
+        none.
+    `adata.obs['{column}_agreement']` : :class:`pandas.Series` (float32)
+        (n_obs,), in [0, 1]: share of the reference neighbors that have this value. Not for numbers.
+
+    The colors of the clusters are taken over from the reference, too.
 
     Raises
     ------
     KeyError
-        If the reference holds no such result or no model, or the representation is missing.
+        If the reference holds no such result or no model, or the representation or a column of ``obs`` is missing.
     ValueError
-        If fewer than half of the genes are found, the counts are no counts, a cell has none, or ``adata`` holds a run
-        of its own under this name.
+        If fewer than half of the genes are found, the counts are no counts, a cell has none, ``adata`` holds a run of
+        its own under this name, or a column of ``obs`` exists or cannot be carried over.
     FileNotFoundError
         If the folder holds no model.
     NotImplementedError
@@ -112,6 +126,13 @@ def map_query(
         msg = f"adata holds a run of its own under {key_added!r}; choose another name with `key_added=`."
         raise ValueError(msg)
 
+    columns = [obs] if isinstance(obs, str) else list(obs or ())
+    taken = [name for column in columns for name in (column, f"{column}_agreement") if name in adata.obs]
+    if taken:
+        msg = f"adata.obs has {taken} already, which would be overwritten; rename or delete them first."
+        raise ValueError(msg)
+    annotations = read_annotations(reference, columns, model.registry.obs_names) if columns else []
+
     start = logg.info("mapping cells to a scTAG reference")
     placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
     adata = working_copy(adata, copy=copy)
@@ -122,7 +143,13 @@ def map_query(
         "missing_genes": [gene for gene, measured in genes if not measured],
         "versions": {"sctag-tools": version("sctag-tools")},
     }
-    keys.write(adata, placed, record)
+    keys.write(adata, placed, record, model.clusters)
+    with silent_writing():
+        for column in annotations:
+            write_annotation(adata, column, placed.neighbors)
+        colors = getattr(reference, "uns", {}).get(ResultKeys(key).colors, ())  # a model alone has none
+        if len(colors) == len(model.clusters):
+            adata.uns[keys.colors] = list(colors)
     logg.info(
         f"    finished: {adata.n_obs} cells, {int((placed.novelty > 1).sum())} of them unlike the reference",
         time=start,

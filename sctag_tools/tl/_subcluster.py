@@ -18,7 +18,6 @@ from .._anndata.tree import run_of
 from .._checks import check_integer, check_name
 from .._keys import ResultKeys
 from .._options import takes_options
-from ..cluster.pieces import Pieces
 from ..pp import build_graph
 from ..pp._standard import prepare_counts
 from ..train.config import Config
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from ..cluster.pieces import Pieces
     from ..train.config import Group
 
 _FUNCTION = "sctag.tl.subcluster"
@@ -216,6 +216,8 @@ def _pieces(
 
     Names of the old clusters and the number of each among the categories, the largest one for those together.
     """
+    from ..cluster.pieces import Pieces
+
     categories = list(old.cat.categories)
     origin = [number for number, name in enumerate(categories) if name not in opened[1:]]
     names = ["+".join(opened) if categories[number] == opened[0] else categories[number] for number in origin]

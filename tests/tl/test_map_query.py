@@ -426,3 +426,97 @@ def test_wrong_options_are_refused(reference, query, unchanged, options, error, 
     query.uns["pca"] = {"variance": np.ones(3)}
     with unchanged(query), pytest.raises(error, match=match):
         sctag.tl.map_query(query, reference, **options)
+
+
+# --- names, colors and annotations of the reference ---
+
+
+def test_clusters_have_the_names_and_colors_that_they_have_in_the_reference(reference, query, placed, tmp_path):
+    reference.obs["sctag"] = reference.obs["sctag"].cat.rename_categories(["T cells", "B cells", "NK"])
+    reference.uns["sctag_colors"] = ["#ff0000", "#00ff00", "#0000ff"]
+    sctag.tl.map_query(query, reference)
+    expected = placed.obs["sctag"].map({"0": "T cells", "1": "B cells", "2": "NK"})
+    assert query.obs["sctag"].tolist() == expected.tolist()
+    assert list(query.obs["sctag"].cat.categories) == ["T cells", "B cells", "NK"]
+    assert list(query.uns["sctag_colors"]) == ["#ff0000", "#00ff00", "#0000ff"]
+    model = sctag.ScTAG.from_anndata(reference)
+    assert model.predict(query).tolist() == expected.tolist()
+    assert list(model.predict_proba(query).columns) == ["T cells", "B cells", "NK"]
+    model.save(tmp_path / "model")
+    again = sctag.tl.map_query(query, tmp_path / "model", key_added="again", copy=True)
+    assert again.obs["again"].tolist() == expected.tolist()
+    assert "again_colors" not in again.uns
+
+
+def test_names_follow_their_cells_not_their_place(reference, placed):
+    """After a sort of the categories, and in a part of the reference."""
+    names = reference.obs["sctag"].cat.rename_categories(["z", "m", "a"])
+    reference.obs["sctag"] = names.cat.reorder_categories(["a", "m", "z"], ordered=True)
+    assert sctag.ScTAG.from_anndata(reference).clusters == ["z", "m", "a"]
+    reference.obs["sctag"] = names
+    part = reference[reference.obs["sctag"] != "m"].copy()
+    part.obs["sctag"] = part.obs["sctag"].cat.set_categories(["z", "m", "a"])
+    assert sctag.ScTAG.from_anndata(part).clusters == ["z", "m", "a"]
+
+
+@pytest.mark.parametrize("edit", ["joined", "moved", "removed"])
+def test_clusters_that_were_edited_are_numbers_again(reference, edit):
+    column = reference.obs["sctag"].cat.rename_categories(["z", "m", "a"])
+    if edit == "joined":
+        column = column.astype(str).replace({"m": "z"}).astype("category")
+    if edit == "moved":
+        column.iloc[0] = "m" if column.iloc[0] != "m" else "a"
+    reference.obs["sctag"] = column
+    if edit == "removed":
+        del reference.obs["sctag"]
+    assert sctag.ScTAG.from_anndata(reference).clusters == ["0", "1", "2"]
+
+
+def test_annotations_come_from_the_neighbors_in_the_reference(reference, query, unchanged):
+    rng = np.random.default_rng(0)
+    reference.obs["kind"] = reference.obs["group"].astype(str).where(rng.random(reference.n_obs) > 0.1, None)
+    reference.obs["age"] = rng.normal(size=reference.n_obs)
+    reference.obs.loc[reference.obs_names[:5], "age"] = np.nan
+    reference.obs["sick"] = rng.random(reference.n_obs) > 0.5
+    model = sctag.ScTAG.from_anndata(reference)
+    neighbors = model.place(query)[0].neighbors
+    shuffled = reference[rng.permutation(reference.n_obs)].copy()
+    with unchanged(shuffled):
+        sctag.tl.map_query(query, shuffled, obs=["kind", "age", "sick"])
+    for name in ("kind", "sick"):
+        around = reference.obs[name].to_numpy()[neighbors]
+        for cell, (value, share) in enumerate(zip(query.obs[name], query.obs[f"{name}_agreement"], strict=True)):
+            found = pd.Series(around[cell]).value_counts()
+            assert found[value] == found.max()
+            np.testing.assert_allclose(share, found.max() / neighbors.shape[1])
+    np.testing.assert_allclose(query.obs["age"], np.nanmean(reference.obs["age"].to_numpy()[neighbors], axis=1))
+    assert query.obs["kind_agreement"].dtype == np.float32
+    assert "age_agreement" not in query.obs
+    agree = query.obs["kind"].astype(str) == _groups_of(query)
+    assert agree.mean() > 0.9
+
+
+def _groups_of(query):
+    return query.obs["group"].astype(str)
+
+
+def test_cells_whose_neighbors_have_no_annotation_get_none(reference, query):
+    reference.obs["kind"] = pd.Series(index=reference.obs_names, dtype="category").cat.add_categories(["a"])
+    reference.obs["age"] = np.nan
+    sctag.tl.map_query(query, reference, obs=["kind", "age"])
+    assert query.obs["kind"].isna().all()
+    assert query.obs["age"].isna().all()
+    assert (query.obs["kind_agreement"] == 0).all()
+
+
+def test_annotations_that_cannot_be_carried_over_are_refused(reference, query, unchanged):
+    model = sctag.ScTAG.from_anndata(reference)
+    with unchanged(query), pytest.raises(ValueError, match="reference must be an AnnData"):
+        sctag.tl.map_query(query, model, obs="kind")
+    with unchanged(query), pytest.raises(KeyError, match=r"obs=\['kind'\] are no columns"):
+        sctag.tl.map_query(query, reference, obs="kind")
+    with unchanged(query), pytest.raises(ValueError, match=r"adata\.obs has \['group'\] already"):
+        sctag.tl.map_query(query, reference, obs=["group"])
+    reference.obs["kind"] = "a"
+    with unchanged(query), pytest.raises(ValueError, match="no longer holds all cells"):
+        sctag.tl.map_query(query, reference[:50].copy(), obs="kind")

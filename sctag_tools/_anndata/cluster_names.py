@@ -1,0 +1,32 @@
+"""The names that a user gave to the clusters of a result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._keys import ResultKeys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def cluster_names(adata: AnnData, key: str, n_clusters: int) -> list[str] | None:
+    """The name of each cluster of the run in ``obs[key]``; None where the column no longer has the same clusters.
+
+    Categories may have been renamed, or put into another order.
+    """
+    column, proba = adata.obs.get(key), adata.obsm.get(ResultKeys(key).proba)
+    if column is None or proba is None or proba.shape[1] != n_clusters:
+        return None
+    column = column.astype("category")
+    names, codes = column.cat.categories.astype(str).to_numpy(), column.cat.codes.to_numpy()
+    if len(names) != n_clusters or (codes < 0).any():
+        return None
+    pairs = np.unique(np.stack([proba.argmax(axis=1), codes]), axis=1)
+    if (pairs[0] == pairs[1]).all():  # also where some cells, and clusters, are gone
+        return [str(name) for name in names]
+    if pairs.shape[1] == n_clusters == len({*pairs[0]}) == len({*pairs[1]}):
+        return [str(name) for name in names[pairs[1]]]
+    return None
