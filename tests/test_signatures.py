@@ -68,7 +68,7 @@ def test_what_is_public_is_listed():
         assert [name for name in dir(module) if name[0] != "_"] == sorted(module.__all__)
     assert COMPUTING == [
         "pp.build_graph", "pp.recipe_published", "tl.cut", "tl.denoise", "tl.explain", "tl.map_query",
-        "tl.sctag", "tl.subcluster", "tl.umap",
+        "tl.rank_genes_splits", "tl.sctag", "tl.subcluster", "tl.umap",
     ]  # fmt: skip
     assert {"read", "pl.embedding", "pl.history", "metrics.ari", "datasets.pbmc68k_reduced"} <= set(FUNCTIONS)
     of_scvi_tools = {"train", "predict", "predict_proba", "get_latent_representation", "save", "load", "history"}

@@ -4,8 +4,9 @@ from ._cut import cut
 from ._denoise import denoise
 from ._explain import explain
 from ._map_query import map_query
+from ._rank_genes_splits import rank_genes_splits
 from ._sctag import sctag
 from ._subcluster import subcluster
 from ._umap import umap
 
-__all__ = ["cut", "denoise", "explain", "map_query", "sctag", "subcluster", "umap"]
+__all__ = ["cut", "denoise", "explain", "map_query", "rank_genes_splits", "sctag", "subcluster", "umap"]
