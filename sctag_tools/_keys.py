@@ -35,6 +35,8 @@ class ResultKeys:
         self.umap = f"X_{key}_umap"  # obsm, (n_obs, 2) float32
         self.colors = f"{key}_colors"  # uns, written by scanpy's plots
         self.denoised = f"{key}_denoised"  # layer, (n_obs, n_vars) float32
+        self.splits = f"{key}_splits"  # uns, ranking of the genes of splits
+        self.explained = f"{key}_explained"  # uns, of tl.explain
 
     def write(
         self,
@@ -52,7 +54,7 @@ class ResultKeys:
         with silent_writing():
             if len(adata.uns.get(self.colors, ())) != n_clusters:
                 adata.uns.pop(self.colors, None)
-            adata.obsm.pop(self.umap, None)
+            self._drop_derived(adata)
             for layer in (self.denoised, dropout_layer(self.denoised)):
                 adata.layers.pop(layer, None)
             if self.novelty in adata.obs:
@@ -76,6 +78,7 @@ class ResultKeys:
     ) -> None:
         """Write a cut of another result."""
         with silent_writing():
+            self._drop_derived(adata)
             adata.uns.pop(self.colors, None)
             adata.obs[self.clusters], adata.obs[self.confidence] = clusters, confidence
             adata.obsm[self.proba], adata.uns[self.key] = proba, record
@@ -93,12 +96,19 @@ class ResultKeys:
     ) -> None:
         """Write the clusters of all cells of which some were opened; ``latent`` is NaN for the others."""
         with silent_writing():
-            adata.obsm.pop(self.umap, None)
+            self._drop_derived(adata)
             adata.uns.pop(self.colors, None)
             adata.obs[self.clusters], adata.obs[self.confidence] = clusters, confidence
             adata.obsm[self.latent], adata.uns[self.key] = latent, record
             if colors is not None:
                 adata.uns[self.colors] = colors
+
+    def _drop_derived(self, adata: AnnData) -> None:
+        """Remove what was computed from the clusters that are about to be replaced."""
+        adata.obsm.pop(self.umap, None)
+        for name, is_ours in ((self.splits, is_ranking), (self.explained, is_explanation)):
+            if is_ours(adata.uns.get(name)):
+                del adata.uns[name]
 
     def require_result(self, adata: AnnData) -> None:
         """Raise KeyError unless ``adata`` holds this result; the error lists those that it holds."""
@@ -169,3 +179,13 @@ def is_cut(entry: object) -> bool:
 def is_subclusters(entry: object) -> bool:
     """Whether an entry of ``adata.uns`` was written by ``tl.subcluster``."""
     return is_result(entry) and "sub_of" in entry["params"]  # type: ignore[index]
+
+
+def is_ranking(entry: object) -> bool:
+    """Whether an entry of ``adata.uns`` was written by ``tl.rank_genes_splits``."""
+    return isinstance(entry, Mapping) and "comparisons" in entry
+
+
+def is_explanation(entry: object) -> bool:
+    """Whether an entry of ``adata.uns`` was written by ``tl.explain``."""
+    return isinstance(entry, Mapping) and "explained" in entry.get("params", {})

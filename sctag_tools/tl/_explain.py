@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from .._anndata.blocks import columns_and_totals
 from .._anndata.counts import find_counts
 from .._anndata.graph import get_graph
 from .._checks import check_integer, check_name
+from .._keys import ResultKeys, is_explanation
 from .._model import ScTAG
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ def explain(
     """
     require_writable(adata, "sctag.tl.explain", copy=copy)
     check_name("key", key)
-    key_added = f"{key}_explained" if key_added is None else key_added
+    key_added = ResultKeys(key).explained if key_added is None else key_added
     check_name("key_added", key_added)
     check_integer("n_steps", n_steps, low=1)
-    if key_added in adata.uns and not _is_explanation(adata.uns[key_added]):
+    if key_added in adata.uns and not is_explanation(adata.uns[key_added]):
         msg = f"adata.uns[{key_added!r}] holds something else; choose another name with `key_added=`."
         raise ValueError(msg)
     _require_captum()
@@ -138,10 +138,6 @@ def explain(
         adata.uns[key_added] = record
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, genes, cells and neighbors (adata.uns)")
     return adata if copy else None
-
-
-def _is_explanation(entry: object) -> bool:
-    return isinstance(entry, Mapping) and "explained" in entry.get("params", {})
 
 
 def _require_captum() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from .._anndata.counts import check_totals, find_counts
 from .._anndata.genes import select_genes
 from .._anndata.tree import read_clusters, run_of
 from .._checks import check_flag, check_integer, check_name
-from .._keys import MODEL
+from .._keys import MODEL, ResultKeys, is_ranking
 from .._model import ScTAG
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
     from ..cluster.comparisons import Comparison
     from ..cluster.split_genes import GeneDifferences, Sides
-
-_COMPARISONS = "comparisons"
 
 
 def rank_genes_splits(
@@ -126,7 +123,7 @@ def rank_genes_splits(
     """
     require_writable(adata, "sctag.tl.rank_genes_splits", copy=copy)
     check_name("key", key)
-    key_added = f"{key}_splits" if key_added is None else key_added
+    key_added = ResultKeys(key).splits if key_added is None else key_added
     check_name("key_added", key_added)
     check_flag("expected", expected)
     if n_genes is not None:
@@ -155,7 +152,7 @@ def rank_genes_splits(
     record = {
         "params": _params(key, source),
         **_ranked(adata.var_names[genes].astype(str), names, found, by_model, n_genes),
-        _COMPARISONS: _table(comparisons, names, clusters, sides),
+        "comparisons": _table(comparisons, names, clusters, sides),
     }
     adata = working_copy(adata, copy=copy)
     with silent_writing():
@@ -169,8 +166,7 @@ def rank_genes_splits(
 
 
 def _require_free(adata: AnnData, key_added: str) -> None:
-    entry = adata.uns.get(key_added, {_COMPARISONS: None})
-    if not (isinstance(entry, Mapping) and _COMPARISONS in entry):
+    if key_added in adata.uns and not is_ranking(adata.uns[key_added]):
         msg = f"adata.uns[{key_added!r}] is something else than a ranking; choose another name with `key_added=`."
         raise ValueError(msg)
 

@@ -410,3 +410,18 @@ def test_known_genes_of_blood_cells(real_sets):
                 assert genes & set(entry["names"][name][:20]), (kind, name)
                 n_found += 1
         assert n_found, kind
+
+
+def test_a_ranking_goes_with_the_clusters_that_it_is_of(clustered, short):
+    """A user's own entry under its name stays."""
+    sctag.tl.cut(clustered, 2)
+    for key in ("sctag", "sctag_cut"):
+        sctag.tl.rank_genes_splits(clustered, key, expected=False)
+    sctag.tl.explain(clustered, clustered.obs_names[:2])
+    sctag.tl.cut(clustered, 2)
+    assert "sctag_cut_splits" not in clustered.uns
+    sctag.tl.sctag(clustered, 2, **short)
+    assert {"sctag_splits", "sctag_explained"}.isdisjoint(clustered.uns)
+    clustered.uns["sctag_splits"] = clustered.uns["sctag_explained"] = "mine"
+    sctag.tl.sctag(clustered, 2, **short)
+    assert clustered.uns["sctag_splits"] == clustered.uns["sctag_explained"] == "mine"
