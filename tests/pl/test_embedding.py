@@ -88,3 +88,48 @@ def test_no_result_is_needed_for_a_basis_and_a_color(graphed):
     assert sctag.pl.embedding(graphed, "pca", color="group", show=False).get_title() == "group"
     with pytest.raises(KeyError, match=r"no scTAG result 'sctag'.*Run `sctag\.tl\.sctag"):
         sctag.pl.embedding(graphed)
+
+
+@pytest.fixture
+def mapped(blobs, short):
+    """A reference with a UMAP, and mapped cells."""
+    reference, query = blobs[:110].copy(), blobs[110:].copy()
+    sctag.pp.build_graph(reference)
+    sctag.tl.sctag(reference, 3, **short)
+    sctag.tl.map_query(query, reference)
+    reference.obsm["X_sctag_umap"] = np.random.default_rng(0).normal(size=(110, 2)).astype(np.float32)
+    return reference, query
+
+
+def test_mapped_cells_are_drawn_on_their_gray_reference(mapped, unchanged):
+    reference, query = mapped
+    query.obsm["X_sctag_umap"] = np.zeros((40, 2), dtype=np.float32)  # of these cells alone
+    with unchanged(reference):
+        ax = sctag.pl.embedding(query, reference=reference, show=False)
+    expected = sctag.tl.umap(query, reference=reference, copy=True).obsm["X_sctag_umap"]
+    colored, *_, gray = ax.collections
+    np.testing.assert_allclose(np.sort(colored.get_offsets(), axis=0), np.sort(expected, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(gray.get_offsets(), reference.obsm["X_sctag_umap"], rtol=1e-5)
+    assert gray.get_zorder() < colored.get_zorder()
+    assert gray.get_facecolor()[0, :3].tolist() == [0.8, 0.8, 0.8]
+    left, right = ax.get_xlim()
+    assert left < reference.obsm["X_sctag_umap"][:, 0].min() < reference.obsm["X_sctag_umap"][:, 0].max() < right
+
+
+def test_on_a_reference_it_returns_what_scanpys_plots_return(mapped, monkeypatch):
+    reference, query = mapped
+    axes = sctag.pl.embedding(query, reference=reference, color=["sctag", "group", "x3"], show=False)
+    assert [len(ax.collections[-1].get_offsets()) for ax in axes] == [110] * 3
+    assert isinstance(sctag.pl.embedding(query, reference=reference, return_fig=True), Figure)
+    _, mine = plt.subplots()
+    assert sctag.pl.embedding(query, reference=reference, ax=mine, show=False) is mine
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(1))
+    assert sctag.pl.embedding(query, reference=reference, show=True) is None
+    assert shown == [1]
+
+
+def test_a_basis_of_the_users_and_a_reference_do_not_go_together(mapped, unchanged):
+    reference, query = mapped
+    with unchanged(query), pytest.raises(ValueError, match="basis and reference"):
+        sctag.pl.embedding(query, "pca", reference=reference)

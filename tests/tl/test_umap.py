@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 import scanpy as sc
+from scipy.spatial.distance import cdist
 from sklearn.manifold import trustworthiness
 
 import sctag_tools as sctag
@@ -89,3 +90,57 @@ def test_the_log_names_what_was_written_and_no_temporary(clustered):
 def test_what_is_refused(clustered, unchanged, options, error, match):
     with unchanged(clustered), pytest.raises(error, match=match):
         sctag.tl.umap(clustered, **options)
+
+
+# --- in the UMAP of a reference ---
+
+
+@pytest.fixture
+def mapped(blobs, short):
+    """A reference with its UMAP, and cells that were mapped to it."""
+    reference, query = blobs[:110].copy(), blobs[110:].copy()
+    sctag.pp.build_graph(reference)
+    sctag.tl.sctag(reference, 3, **(short | {"pretrain_epochs": 40}))
+    sctag.tl.umap(reference)
+    sctag.tl.map_query(query, reference)
+    return reference, query
+
+
+def test_mapped_cells_lie_beside_their_like_in_a_reference_that_stays(mapped, unchanged):
+    reference, query = mapped
+    with unchanged(reference):
+        sctag.tl.umap(query, reference=reference)
+    positions = query.obsm["X_sctag_umap"]
+    assert positions.dtype == np.float32
+    distances = cdist(positions, reference.obsm["X_sctag_umap"])
+    nearest = reference.obs["group"].astype(str).to_numpy()[distances.argsort(axis=1)[:, :5]]
+    assert (nearest == query.obs["group"].astype(str).to_numpy()[:, None]).mean() > 0.9
+    again = sctag.tl.umap(query, reference=reference, copy=True).obsm["X_sctag_umap"]
+    np.testing.assert_array_equal(again, positions)
+    sctag.tl.umap(query)  # of these cells alone, elsewhere
+    assert np.abs(query.obsm["X_sctag_umap"] - positions).max() > 0.5
+
+
+def test_results_of_other_names_and_cells_of_the_reference_itself(mapped):
+    reference, query = mapped
+    expected = sctag.tl.umap(query, reference=reference, copy=True).obsm["X_sctag_umap"]
+    sctag.tl.map_query(query, reference, key_added="there")
+    sctag.tl.umap(query, key="there", reference=reference, reference_key="sctag")
+    np.testing.assert_array_equal(query.obsm["X_there_umap"], expected)
+    before = reference.obsm["X_sctag_umap"].copy()
+    sctag.tl.umap(reference, reference=reference.copy())
+    np.testing.assert_array_equal(reference.obsm["X_sctag_umap"], before)
+
+
+def test_a_reference_without_umap_or_of_other_dimensions_is_refused(mapped, short, unchanged):
+    reference, query = mapped
+    other = reference.copy()
+    del other.obsm["X_sctag_umap"]
+    with unchanged(query), pytest.raises(KeyError, match=r"sctag\.tl\.umap\(reference, key='sctag'\)"):
+        sctag.tl.umap(query, reference=other)
+    with unchanged(query), pytest.raises(KeyError, match="no scTAG result 'leiden'"):
+        sctag.tl.umap(query, reference=reference, reference_key="leiden")
+    sctag.tl.sctag(other, 3, n_latent=4, **short)
+    other.obsm["X_sctag_umap"] = reference.obsm["X_sctag_umap"]
+    with unchanged(query), pytest.raises(ValueError, match="different dimensions"):
+        sctag.tl.umap(query, reference=other)
