@@ -1,6 +1,5 @@
 """A trained model as arrays: its networks, and the training cells that new cells are compared with."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partialmethod
 from typing import Self
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from torch import Tensor
 
 from ..nn.joint_latent import JointLatent
 from ..nn.network import Ensemble
@@ -97,26 +95,25 @@ class ReferenceModel:
         """From trained networks, their data, and what was ``found`` of each cell."""
         if settings.representation is None:
             pca_loadings: NDArray[np.float32] | None = _pca_loadings(data, rng)
-            representation = np.concatenate([part.cpu().numpy() @ pca_loadings for part in _chunks(data.hops[:, 0])])
+            representation = np.concatenate([part[:, 0].cpu().numpy() @ pca_loadings for part in data.hop_blocks()])
         else:
             representation, pca_loadings = settings.representation, None
-        gene_sums = np.sum([part.cpu().numpy().sum(axis=0, dtype=np.float64) for part in _chunks(data.counts)], axis=0)
         model = cls(
             config=config,
             state={name: tensor.detach().cpu().numpy().copy() for name, tensor in nets.state_dict().items()},
             scales=np.array([net.scale for net in nets], dtype=np.float32),
             centroid_index=centroid_index,
-            scaler=data.scaler,
+            scaler=data.features.scaler,
             joint_latent=joint_latent,
             pca_loadings=pca_loadings,
             mean_degree=float(data.adjacency.sum() / len(data)),
-            gene_proportions=np.asarray(gene_sums / data.totals.sum(), dtype=np.float32),
+            gene_proportions=np.asarray(data.gene_sums / data.totals.sum(), dtype=np.float32),
             n_neighbors=min(settings.n_neighbors, len(data)),
             metric=settings.metric,
             cells=ReferenceCells(
                 representation=representation,
                 messages=_messages(nets, data),
-                n_counts=data.counts.sum(dim=1, dtype=torch.float32).cpu().numpy(),
+                n_counts=data.cell_sums,
                 deviance=np.full(len(data), -1, dtype=np.float32),
                 batch_index=data.batch_index.cpu().numpy(),
                 **vars(found),
@@ -134,7 +131,7 @@ class ReferenceModel:
         """
         cells = self.cells
         rows = np.sort(rng.permutation(len(data))[:_N_CELLS_FOR_DEVIANCE])
-        counts = data.counts[torch.from_numpy(rows).to(data.device)].cpu().numpy().astype(np.float32)
+        counts = data.features.counts(torch.from_numpy(rows).to(data.device)).cpu().numpy()
         representation = cells.representation
         _, others = nearest_others(representation, representation[rows], rows, self.n_neighbors, self.metric)
         both = [
@@ -214,7 +211,7 @@ def _messages(nets: Ensemble, data: TrainingData) -> NDArray[np.float32]:
     with torch.no_grad():
         parts = [
             torch.stack([net.encoder.hidden.outgoing_message(part.to(device)) for net in nets], dim=1).cpu().numpy()
-            for part in _chunks(data.hops)
+            for part in data.hop_blocks()
         ]
     return np.concatenate(parts)
 
@@ -224,14 +221,9 @@ def _pca_loadings(data: TrainingData, rng: np.random.Generator) -> NDArray[np.fl
 
     They are those of scanpy's usual workflow, where each gene keeps its variance.
     """
-    x = data.hops[:, 0]
-    std = np.where(np.isfinite(data.scaler.std), data.scaler.std, 0)
-    rows = np.sort(rng.permutation(len(x))[:_N_CELLS_FOR_PCA])
-    sample = x[torch.from_numpy(rows).to(x.device)].cpu().numpy() * std
+    std = np.where(np.isfinite(data.features.scaler.std), data.features.scaler.std, 0)
+    rows = torch.from_numpy(np.sort(rng.permutation(len(data))[:_N_CELLS_FOR_PCA])).to(data.device)
+    sample = np.concatenate([part[:, 0].cpu().numpy() for part in data.hop_blocks(rows)]) * std
     n_components = max(1, min(_N_COMPONENTS, len(sample) - 1, sample.shape[1] - 1))
     pca = PCA(n_components, svd_solver="randomized", random_state=int(rng.integers(2**31)))
     return np.ascontiguousarray(std[:, None] * pca.fit(sample).components_.T, dtype=np.float32)
-
-
-def _chunks(x: Tensor) -> Sequence[Tensor]:
-    return torch.split(x, ROWS_AT_ONCE)

@@ -9,22 +9,20 @@ from scipy import sparse
 from torch import Tensor
 
 from ..nn.minibatch import ALL_ROWS, Minibatch, RowShare
-from ..nn.tag import hop_features, normalize_adjacency
-from .preprocessing import GeneScaler, log_expression, size_factors
+from ..nn.tag import normalize_adjacency
+from .features import features_of
+from .preprocessing import size_factors
 
-_MAX_GPU_SHARE = 0.6  # of the free memory of a GPU; the rest is for networks, gradients and activations
-_COUNT_DTYPES = (torch.uint8, torch.int16, torch.int32)  # smallest first: most sets need a byte a count
 _ROWS_AT_ONCE = 4096
-_TENSORS = ("hops", "counts", "log_size", "batch_index")
 
 
 class TrainingData:
-    """Hop features, raw counts, size factors and batches as tensors, and the normalized graph.
+    """Features, size factors and batches of the cells, and the normalized graph.
 
-    ``hops`` (n_cells, n_hops + 1, n_genes) are hop features, float32; ``counts`` (n_cells, n_genes) raw counts in the
-    smallest type that holds them exactly; ``log_size`` (n_cells,) log size factors, float32; ``batch_index`` (n_cells,)
-    experimental batches, int64; ``adjacency`` (n_cells, n_cells) the normalized graph, CSR, always in host memory;
-    ``scaler`` is what the expression was scaled by, ``totals`` (n_cells,) are the total counts as given.
+    ``log_size`` (n_cells,) are log size factors, float32; ``batch_index`` (n_cells,) experimental batches, int64;
+    ``adjacency`` (n_cells, n_cells) the normalized graph, CSR, in host memory; ``totals`` (n_cells,) the total counts
+    as given, ``gene_sums`` (n_genes,) and ``cell_sums`` (n_cells,) sums of the counts; ``log_mean_counts`` (n_genes,)
+    of a cell of size factor one.
     """
 
     def __init__(
@@ -37,36 +35,32 @@ class TrainingData:
         device: torch.device | None = None,
     ) -> None:
         """Prepare on the CPU, hop features on ``device``."""
+        device = torch.device("cpu") if device is None else device
         self.totals = totals
         log_size = np.log(size_factors(totals))
         mean = np.asarray(counts.T @ np.exp(-log_size)).ravel() / len(log_size)  # of each gene at size factor one
         self.log_mean_counts = torch.from_numpy(np.log(np.maximum(mean, 1e-6)).astype(np.float32))
+        self.gene_sums = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
+        self.cell_sums = np.asarray(counts.sum(axis=1, dtype=np.float32)).ravel()
         self.adjacency = normalize_adjacency(connectivities)
-        x = log_expression(counts, totals)
-        self.scaler = GeneScaler.fit(x, batch_index)
-        self.hops = hop_features(self.scaler.transform(x, batch_index), self.adjacency, n_hops, device)
-        self.counts = _dense(counts)
-        self.log_size = torch.from_numpy(log_size)
-        self.batch_index = torch.from_numpy(np.zeros(len(totals), np.int64) if batch_index is None else batch_index)
-        self.n_batches = int(self.batch_index.max()) + 1
+        self.features = features_of(counts, totals, self.adjacency, n_hops, batch_index, device)
+        batches = np.zeros(len(totals), np.int64) if batch_index is None else batch_index
+        self.log_size = torch.from_numpy(log_size).to(self.device)
+        self.batch_index = torch.from_numpy(batches).to(self.device)
+        self.n_batches = int(batches.max()) + 1
 
     def __len__(self) -> int:
-        return len(self.hops)
+        return len(self.totals)
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
-        return self.hops.device
+        """Where row numbers are wanted."""
+        return self.features.device
 
-    def to_device(self, device: torch.device) -> None:
-        """Move the tensors to ``device``, unless they would fill it; then minibatches are moved one by one."""
-        if device.type == "cuda":
-            needed = sum(getattr(self, name).nbytes for name in _TENSORS)
-            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for us
-            if needed > _MAX_GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + cached):
-                return
-        for name in _TENSORS:
-            setattr(self, name, getattr(self, name).to(device))
+    def hop_blocks(self, rows: Tensor | None = None) -> Iterator[Tensor]:
+        """Hop features of these cells, by default of all, in blocks of a few thousand."""
+        rows = torch.arange(len(self), device=self.device) if rows is None else rows
+        return (self.features.hops(block) for block in torch.split(rows, _ROWS_AT_ONCE))
 
     def minibatches(self, batch_size: int, rng: np.random.Generator, *, paired: bool) -> Iterator[Tensor]:
         """Endless minibatches of row indices, each epoch without replacement, on the device of the data.
@@ -107,8 +101,8 @@ class TrainingData:
             same_cell = torch.from_numpy(cells[:, None] == cells[None, :]).to(device)
         mine = share.take(rows)
         return Minibatch(
-            hops=self.hops[mine].to(device),
-            counts=self.counts[mine].to(device).float(),
+            hops=self.features.hops(mine).to(device),
+            counts=self.features.counts(mine).to(device),
             log_size=self.log_size[mine].to(device),
             batch_index=self.batch_index[mine].to(device),
             n_rows=len(rows),
@@ -139,14 +133,3 @@ def subgraph_targets(adjacency: sparse.csr_matrix, rows: NDArray[np.int64]) -> N
     totals = targets.sum(axis=1, keepdims=True)
     np.divide(targets, totals, out=targets, where=totals > 0)
     return targets
-
-
-def _dense(counts: sparse.csr_matrix) -> Tensor:
-    """The counts as a dense tensor, a byte a count where that is exact, so that rows are drawn by index alone."""
-    stored = torch.from_numpy(np.asarray(counts.data))
-    dtype = next((one for one in _COUNT_DTYPES if torch.equal(stored.to(one).to(stored.dtype), stored)), torch.float32)
-    dense = torch.empty(counts.shape, dtype=dtype)
-    for start in range(0, counts.shape[0], _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        dense[rows] = torch.from_numpy(counts[rows].toarray())
-    return dense

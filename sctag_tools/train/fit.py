@@ -59,7 +59,6 @@ def fit(
     with own_torch_state(seed, fabric.device), own_threads() if alone_on_cpu else nullcontext():
         with stage("hop features"):
             data = TrainingData(counts, totals, connectivities, config.n_hops, batch_index, fabric.device)
-            data.to_device(fabric.device)
         result = _fit_ordered(data, config, fabric, settings, stage, progress=progress)
     back = np.argsort(order)
     per_cell: dict[str, Any] = {

@@ -26,7 +26,6 @@ _REFRESH_EVERY = 20  # steps between refreshes of the target distribution
 _MAX_CHANGED = 0.001  # share of cells that change cluster between refreshes when training is done (DEC's tolerance)
 _CLUSTER_RATE = 0.5  # of the learning rate of pretraining
 _MAX_GRADIENT_NORM = 5.0
-_ROWS_AT_ONCE = 4096
 
 
 class Trainer:
@@ -77,15 +76,16 @@ class Trainer:
         """(n_cells, n_latent) latent of all cells from each network as it is, nothing masked."""
         self.nets.eval()
         with torch.no_grad():
-            encoded = [self._encode(share.take(self.data.hops)) for share in self._shares]
+            rows = torch.arange(len(self.data), device=self.data.device)
+            encoded = [self._encode(share.take(rows)) for share in self._shares]
             latents = [self._gather(of_one) for of_one in zip(*encoded, strict=True)]
         if not all(torch.isfinite(latent).all() for latent in latents):
             self._fail(len(self.history["loss"]), ["latent"])
         return latents
 
-    def _encode(self, hops: Tensor) -> list[Tensor]:
+    def _encode(self, rows: Tensor) -> list[Tensor]:
         """Latents of these cells from each network."""
-        parts = (part.to(self.fabric.device) for part in torch.split(hops, _ROWS_AT_ONCE))
+        parts = (part.to(self.fabric.device) for part in self.data.hop_blocks(rows))
         each = [[net.encoder(part) for net in self.nets] for part in parts]
         return [torch.cat(of_one) for of_one in zip(*each, strict=True)]
 

@@ -26,7 +26,7 @@ def test_counts_are_kept_exactly_in_the_smallest_type(largest, dtype):
     values = np.zeros((9, 4))
     values[3, 1] = largest
     data = data_of(values)
-    assert data.counts.dtype == dtype
+    assert data.features.all_counts.dtype == dtype
     cells = data.minibatch(torch.arange(9), CPU, with_edges=False)
     assert cells.counts.dtype == torch.float32
     np.testing.assert_array_equal(cells.counts.numpy(), values.astype(np.float32))

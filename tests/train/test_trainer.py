@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sctag_tools.train import trainer
+from sctag_tools.train import data
 from sctag_tools.train.trainer import Trainer
 
 
@@ -97,7 +97,7 @@ def test_no_step_waits_for_the_device_or_leaves_it(run, monkeypatch, likelihood,
 
 
 def test_inference_does_not_depend_on_how_many_rows_are_taken_at_once(run, result, monkeypatch):
-    monkeypatch.setattr(trainer, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(data, "_ROWS_AT_ONCE", 7)
     parts = run()
     np.testing.assert_array_equal(parts.labels, result.labels)
     np.testing.assert_allclose(parts.latent, result.latent, rtol=1e-4, atol=1e-4 * np.abs(result.latent).max())
