@@ -28,7 +28,7 @@ class ReplicateClusterings:
 
 
 def draw_replicates(
-    labels: NDArray[np.int32], tree: CoassociationTree, n_latents: int, rng: np.random.Generator
+    labels: NDArray[np.integer], tree: CoassociationTree, n_latents: int, rng: np.random.Generator
 ) -> list[CoassociationTree]:
     """Trees on the leaves of ``tree``, each of a few of its partitions ``labels`` (n_partitions, n_cells)."""
     of_latent = np.array_split(np.arange(len(labels)), n_latents)

@@ -16,18 +16,18 @@ from sklearn.exceptions import ConvergenceWarning
 from ..train.config import MAX_CLUSTERS
 
 _N_PARTITIONS = 300
-_MIN_K, _MAX_K = 2, 100  # clusters of a partition, drawn log-uniformly
+_MIN_K, _MAX_K = 2, 100  # clusters of a partition, drawn log-uniformly; a label is one byte
 _SUBSAMPLE = 0.8  # share of the groups that a partition sees
 _N_GROUPS = MAX_CLUSTERS  # a cluster is made of whole groups
 
 
-def draw_partitions(latents: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> NDArray[np.int32]:
+def draw_partitions(latents: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Labels (n_partitions, n_cells) of k-means on each latent (n_cells, n_latent), the networks in turn."""
     per_latent = -(-_N_PARTITIONS // len(latents))
     return np.concatenate([_partitions_of(latent, per_latent, rng) for latent in latents])
 
 
-def _partitions_of(latent: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.int32]:
+def _partitions_of(latent: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """K-means on the centers of small groups, weighted by their sizes: hundreds of runs for the price of a few."""
     group = small_groups(latent, rng)
     sizes = np.bincount(group)
@@ -35,7 +35,7 @@ def _partitions_of(latent: NDArray[np.float32], n: int, rng: np.random.Generator
     # one draw from each of n equal parts of the range, so that runs differ less than with n free draws
     quantiles = (rng.permutation(n) + rng.random(n)) / n
     drawn_k = np.exp(np.log(_MIN_K) + quantiles * np.log((_MAX_K + 1) / _MIN_K)).astype(int)
-    labels = np.empty((n, len(latent)), dtype=np.int32)
+    labels = np.empty((n, len(latent)), dtype=np.uint8)
     for row, k in enumerate(drawn_k):
         kept = np.flatnonzero(rng.random(len(sizes)) < _SUBSAMPLE)
         if not len(kept):

@@ -32,15 +32,15 @@ class CoassociationTree:
     cohesion: NDArray[np.float64]  # (n_leaves,) share of partitions that keep two cells of a leaf together
 
     @classmethod
-    def from_partitions(cls, labels: NDArray[np.int32], rng: np.random.Generator) -> Self:
+    def from_partitions(cls, labels: NDArray[np.integer], rng: np.random.Generator) -> Self:
         """The tree of partitions (n_partitions, n_cells), by average linkage over cells."""
         sketch = np.zeros((labels.shape[1], _N_SKETCH), dtype=np.float32)
         for row in labels:
-            sketch += rng.normal(size=(row.max() + 1, _N_SKETCH)).astype(np.float32)[row]
+            sketch += rng.normal(size=(int(row.max()) + 1, _N_SKETCH)).astype(np.float32)[row]
         return cls.from_leaves(labels, small_groups(sketch, rng))
 
     @classmethod
-    def from_leaves(cls, labels: NDArray[np.int32], leaf: NDArray[np.int64]) -> Self:
+    def from_leaves(cls, labels: NDArray[np.integer], leaf: NDArray[np.int64]) -> Self:
         """The tree above these leaves (n_cells,)."""
         sizes = np.bincount(leaf).astype(np.float64)
         together = np.zeros((len(sizes), len(sizes)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..nn.tag import hop_features
 from .preprocessing import GeneScaler, log_expression, sparse_log_expression
 
-_MAX_DENSE_BYTES = 1 << 30
+_MAX_DENSE_BYTES = 1 << 28  # some 14,000 cells of 2,000 genes; above, making the dense rows takes as long
 _MAX_GPU_SHARE = 0.6  # of the free memory of a GPU; the rest is for networks, gradients and activations
 _COUNT_DTYPES = (torch.uint8, torch.int16, torch.int32)  # smallest first: most sets need a byte a count
 _ROWS_AT_ONCE = 4096
