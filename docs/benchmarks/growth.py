@@ -101,10 +101,8 @@ def main() -> None:
     if options.steps:
         memory(options.path, options.steps)
         return
-    print(
-        f"{os.cpu_count()} cores, {options.path.stem}, {options.genes} genes; seconds, memory in GB before the graph and at the peak",
-        flush=True,
-    )
+    what = f"{options.genes} genes; seconds, memory in GB before the graph and at the peak"
+    print(f"{os.cpu_count()} cores, {options.path.stem}, {what}", flush=True)
     head = "".join(f"{name:>10}" for name in ("graph", "hops", "pretrain", "consensus", "cluster", "model"))
     print(f"{'cells':>8}{'seed':>5}{'wall':>8}{'cpu':>8}{'before':>9}{'peak':>9}{'ARI':>7}{head}", flush=True)
     for n_cells, seed in itertools.product(options.cells, options.seeds):
