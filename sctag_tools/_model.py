@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _logging as logg
 from ._anndata.access import require_anndata
+from ._anndata.cells import rows_in_run
 from ._anndata.genes import DEFAULT
 from ._anndata.query import Query
 from ._anndata.training_inputs import TrainingInputs
@@ -34,8 +35,7 @@ _CLASS = "sctag.ScTAG"
 class ScTAG:
     """Learns a latent and clusters of cells, keeps what it learned, and places new cells.
 
-    :func:`sctag_tools.tl.sctag` is this class in one call and writes what it finds into the AnnData; options mean the
-    same here and there. The vocabulary is that of scvi-tools.
+    :func:`sctag_tools.tl.sctag` is this class in one call. Options mean the same. The vocabulary is scvi-tools'.
 
     Parameters
     ----------
@@ -83,6 +83,7 @@ class ScTAG:
             check_values=check_values,
         )  # fmt: skip
         self._trained: tuple[ReferenceModel, Registry] | None = None
+        self._obs_names: pd.Index | None = None
 
     def __repr__(self) -> str:
         if self._trained is None and self._inputs is not None:
@@ -172,20 +173,26 @@ class ScTAG:
             raise RuntimeError(msg)
         return self._trained
 
+    def _rows(self) -> NDArray[np.int64]:
+        """Training cells in the order of the AnnData that the model is from, which may hold some of them."""
+        names = self.registry.obs_names
+        return np.arange(len(names)) if self._obs_names is None else rows_in_run(self._obs_names, names)
+
     def get_latent_representation(self, adata: AnnData | None = None, **options: Any) -> NDArray[np.float32]:
-        """(n_obs, n_latent) latent of the training cells, or of the new cells ``adata``.
+        """(n_obs, n_latent) latent of the training cells (in the order of the AnnData it is from), or of new cells.
 
         New cells are placed each on its own, as :func:`sctag_tools.tl.map_query` does; ``options`` are its ``layer``,
         ``use_rep`` and ``check_values``.
         """
-        return self.reference.cells.latent.copy() if adata is None else self.place(adata, **options)[0].latent
+        return self.reference.cells.latent[self._rows()] if adata is None else self.place(adata, **options)[0].latent
 
     def predict_proba(self, adata: AnnData | None = None, **options: Any) -> pd.DataFrame:
         """(n_obs, n_clusters) soft assignment of the training cells or of new ones, float32; rows sum to one."""
         import pandas as pd
 
         if adata is None:
-            proba, cells = self.reference.cells.proba.copy(), self.registry.obs_names
+            rows = self._rows()
+            proba, cells = self.reference.cells.proba[rows], [self.registry.obs_names[row] for row in rows]
         else:
             proba, cells = self.place(adata, **options)[0].proba, adata.obs_names.tolist()
         return pd.DataFrame(proba, index=cells, columns=self.clusters)
@@ -274,7 +281,7 @@ class ScTAG:
         from .io.model_format import from_uns
 
         require_anndata(adata, f"{_CLASS}.from_anndata")
-        return cls._from_trained(from_uns(adata, key), None)
+        return cls._from_trained(from_uns(adata, key), obs_names=adata.obs_names)
 
     @classmethod
     def from_reference(cls, reference: AnnData | ScTAG | str | os.PathLike[str], key: str = "sctag") -> ScTAG:
@@ -284,7 +291,10 @@ class ScTAG:
         return cls.load(reference) if isinstance(reference, (str, os.PathLike)) else cls.from_anndata(reference, key)
 
     @classmethod
-    def _from_trained(cls, trained: tuple[ReferenceModel, Registry], adata: AnnData | None) -> ScTAG:
+    def _from_trained(
+        cls, trained: tuple[ReferenceModel, Registry], adata: AnnData | None = None, obs_names: pd.Index | None = None
+    ) -> ScTAG:
         model = cls.__new__(cls)
-        model.adata, model._inputs, model._trained, model._config = adata, None, trained, trained[0].config
+        model.adata, model._inputs, model._obs_names = adata, None, obs_names
+        model._trained, model._config = trained, trained[0].config
         return model

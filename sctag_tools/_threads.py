@@ -1,8 +1,13 @@
 """Keep the user's thread counts while libraries run that change them."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# Random generators, thread counts and verbosity of other libraries belong to the whole process, so that runs in several
+# threads of one process wait for each other. One thread may enter again.
+ONE_AT_A_TIME = threading.RLock()
 
 
 def requested_threads() -> int | None:
@@ -20,13 +25,14 @@ def keep_thread_counts() -> Iterator[None]:
     """
     from threadpoolctl import ThreadpoolController
 
-    before = {library.filepath: library.num_threads for library in ThreadpoolController().lib_controllers}
-    try:
-        yield
-    finally:
-        requested = requested_threads()
-        for library in ThreadpoolController().lib_controllers:
-            as_loaded = requested if requested and library.internal_api == "openmp" else library.num_threads
-            n_threads = before.get(library.filepath, as_loaded)
-            if library.num_threads != n_threads:
-                library.set_num_threads(n_threads)
+    with ONE_AT_A_TIME:
+        before = {library.filepath: library.num_threads for library in ThreadpoolController().lib_controllers}
+        try:
+            yield
+        finally:
+            requested = requested_threads()
+            for library in ThreadpoolController().lib_controllers:
+                as_loaded = requested if requested and library.internal_api == "openmp" else library.num_threads
+                n_threads = before.get(library.filepath, as_loaded)
+                if library.num_threads != n_threads:
+                    library.set_num_threads(n_threads)

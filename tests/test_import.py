@@ -166,3 +166,45 @@ with open("/proc/self/maps") as maps:
 """,
         OMP_WAIT_POLICY=own,
     )
+
+
+def test_no_file_is_left_in_the_temporary_folder(tmp_path):
+    """PyG writes the code that it generates for a layer into one, for each process anew."""
+    _run(
+        """
+import torch
+from sctag_tools.nn.tag import TAGEncoder
+from sctag_tools.published.net import PublishedNet
+TAGEncoder(10, 4, 2, 1)
+for true_hops in (True, False):
+    PublishedNet(10, true_hops=true_hops, dropout=0.5)
+""",
+        TMPDIR=str(tmp_path),
+    )
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_runs_in_threads_of_one_process_do_not_change_each_other():
+    """Torch's generator is one for the process, and so is scanpy's verbosity."""
+    _run(
+        """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, scanpy as sc, sctag_tools as sctag
+from anndata import AnnData
+
+def run(seed):
+    adata = AnnData(np.random.default_rng(0).poisson(3, (80, 30)).astype("float32"))
+    sctag.pp.build_graph(adata, random_state=seed)
+    sctag.tl.sctag(adata, 3, random_state=seed, n_networks=1, pretrain_epochs=8, cluster_epochs=2, progress_bar=False)
+    return adata.obsm["X_sctag"]
+
+before = sc.settings.verbosity
+alone = [run(seed) for seed in range(4)]
+with ThreadPoolExecutor(4) as pool:
+    together = list(pool.map(run, range(4)))
+for one, other in zip(alone, together):
+    np.testing.assert_array_equal(one, other)
+assert sc.settings.verbosity == before
+""",
+        OMP_NUM_THREADS="1",
+    )

@@ -363,7 +363,8 @@ def test_the_kept_model_survives_files_and_copies(clustered, model, tmp_path, su
     new = blobs[:9].copy()
     for adata in (back, back.copy(), back[:20].copy(), clustered[20:], anndata.concat([back], uns_merge="same")):
         found = sctag.ScTAG.from_anndata(adata)
-        np.testing.assert_array_equal(found.get_latent_representation(), model.get_latent_representation())
+        rows = clustered.obs_names.get_indexer(adata.obs_names)
+        np.testing.assert_array_equal(found.get_latent_representation(), model.get_latent_representation()[rows])
         np.testing.assert_array_equal(found.predict_proba(new), model.predict_proba(new))
     found.save(tmp_path / "from_file")
     np.testing.assert_array_equal(sctag.ScTAG.load(tmp_path / "from_file").predict(), model.predict())
@@ -401,3 +402,28 @@ def test_names_of_any_kind_and_the_evidence_for_the_number_come_back(graphed, sh
     tree = graphed.uns["sctag"]["tree"]
     same(dict(sorted(tree.items())), dict(sorted(of_folder.registry.run["tree"].items())))
     assert tree["leaf"].dtype == np.uint16
+
+
+# --- cells in another order ---
+
+
+def test_a_model_from_an_anndata_answers_for_its_cells_in_their_order(clustered):
+    """Labels in the order of training would be right for a quarter of the cells of a reversed object."""
+    model = sctag.ScTAG.from_anndata(clustered)
+    for cells in (slice(None, None, -1), slice(10, 90, 3)):
+        part = clustered[cells].copy()
+        of_part = sctag.ScTAG.from_anndata(part)
+        assert of_part.predict().tolist() == part.obs["sctag"].tolist()
+        np.testing.assert_array_equal(of_part.get_latent_representation(), part.obsm["X_sctag"])
+        proba = of_part.predict_proba()
+        assert proba.index.tolist() == part.obs_names.tolist()
+        np.testing.assert_array_equal(proba.to_numpy(), part.obsm["sctag_proba"])
+    assert model.predict().tolist() == clustered.obs["sctag"].tolist()
+
+
+def test_a_model_from_an_anndata_with_other_cells_refuses_to_answer_for_them(clustered, blobs):
+    clustered.obs_names = [f"new{name}" for name in clustered.obs_names]
+    model = sctag.ScTAG.from_anndata(clustered)
+    with pytest.raises(KeyError, match="150 cells were not among those that the model was trained on"):
+        model.predict()
+    assert len(model.predict(blobs)) == 150  # new cells are placed as ever

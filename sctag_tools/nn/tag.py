@@ -77,7 +77,17 @@ def quiet_csr() -> Iterator[None]:
         yield
 
 
-class PrecomputedTAGConv(TAGConv):  # type: ignore[misc]
+class PlainTAGConv(TAGConv):  # type: ignore[misc]
+    """PyG's ``TAGConv`` as it is written, without the code that PyG generates for a class.
+
+    That would leave a file in the temporary folder for every process, and fail where there is none to write to.
+    """
+
+    def _set_jittable_templates(self, raise_on_error: bool = False) -> None:  # noqa: FBT001, FBT002 (PyG's signature)
+        pass
+
+
+class PrecomputedTAGConv(PlainTAGConv):
     """PyG's ``TAGConv`` on hop features that were computed before (:func:`hop_features`), for minibatches of cells.
 
     Weights and result are those of ``TAGConv`` on the whole graph.
@@ -119,7 +129,7 @@ class TAGEncoder(nn.Module):
     def __init__(self, n_genes: int, n_hidden: int, n_latent: int, n_hops: int) -> None:
         super().__init__()
         self.hidden = PrecomputedTAGConv(n_genes, n_hidden, n_hops)
-        self.latent = TAGConv(n_hidden, n_latent, K=0, normalize=False)
+        self.latent = PlainTAGConv(n_hidden, n_latent, K=0, normalize=False)
 
     def forward(self, hops: Tensor) -> Tensor:
         """Latent (B, n_latent) of cells with hop features (B, n_hops + 1, n_genes)."""

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
-from torch_geometric.nn import TAGConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from ..nn.tag import csr_tensor, quiet_csr
+from ..nn.tag import PlainTAGConv, csr_tensor, quiet_csr
 from .losses import ZINBTarget, block_rows, graph_loss, zinb_loss
 
 N_HOPS = 3
@@ -47,7 +46,7 @@ class Adjacency:
         return cls(normalized.to(device), edges)
 
 
-class RepeatedHopTAGConv(TAGConv):  # type: ignore[misc]
+class RepeatedHopTAGConv(PlainTAGConv):
     """The graph layer as the published code has it, with a defect: :math:`X W_0 + A X (W_1 + W_2 + W_3)`.
 
     The code multiplies the input by A each time, not the previous hop. So the layer sees X, AX, AX, AX in place of
@@ -62,7 +61,7 @@ class RepeatedHopTAGConv(TAGConv):  # type: ignore[misc]
         return out
 
 
-def _tag_layer(kind: type[TAGConv], n_in: int, n_out: int) -> TAGConv:
+def _tag_layer(kind: type[PlainTAGConv], n_in: int, n_out: int) -> PlainTAGConv:
     """A TAG layer with the weights that Keras would draw for one kernel of all hops."""
     with torch.random.fork_rng([]):  # what PyG draws is replaced and must not change later draws
         layer = kind(n_in, n_out, K=N_HOPS, normalize=False)
@@ -70,7 +69,7 @@ def _tag_layer(kind: type[TAGConv], n_in: int, n_out: int) -> TAGConv:
     return layer
 
 
-def _set_kernel(layer: TAGConv, kernel: Tensor) -> None:
+def _set_kernel(layer: PlainTAGConv, kernel: Tensor) -> None:
     """Split the ((K + 1) n_in, n_out) kernel into the weights of the hops."""
     with torch.no_grad():
         for linear, block in zip(layer.lins, kernel.chunk(len(layer.lins)), strict=True):
@@ -100,7 +99,7 @@ class PublishedNet(nn.Module):
 
     def __init__(self, n_genes: int, *, true_hops: bool, dropout: bool) -> None:
         super().__init__()
-        layer = TAGConv if true_hops else RepeatedHopTAGConv
+        layer = PlainTAGConv if true_hops else RepeatedHopTAGConv
         self.dropout_rate = _DROPOUT_RATE if dropout else 0.0
         self.hidden = _tag_layer(layer, n_genes, _N_HIDDEN)
         self.latent = _tag_layer(layer, _N_HIDDEN, _N_LATENT)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import _logging as logg
 from .._anndata.access import require_writable, silent_writing, working_copy
+from .._anndata.cells import rows_in_run
 from .._checks import check_flag, check_name, check_number
 from .._keys import ResultKeys, dropout_layer
 from .._model import ScTAG
@@ -112,7 +113,7 @@ def denoise(
 
     start = logg.info("denoising")
     if reference is None:
-        cells = model.reference.cells.take(_rows(adata, model.registry.obs_names))
+        cells = model.reference.cells.take(rows_in_run(adata.obs_names, model.registry.obs_names))
         latents, batches, depth = cells.latents, cells.batch_index, cells.n_counts
     else:
         placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
@@ -133,26 +134,6 @@ def denoise(
     names = "".join(f"\n    {name!r} (adata.layers)" for name in written)
     logg.info(f"    finished: {len(chosen)} genes", time=start, deep=f"added{names}")
     return adata if copy else None
-
-
-def _rows(adata: AnnData, obs_names: list[str]) -> NDArray[np.int64]:
-    """Row of each cell of ``adata`` among the training cells."""
-    cells, names = pd.Index(obs_names), adata.obs_names.astype(str)
-    if names.tolist() == obs_names:  # also where names occur twice
-        return np.arange(len(names))
-    for where, index, step in (("the model", cells, "subsetting"), ("adata.obs_names", names, "joining sets")):
-        if not index.is_unique:
-            msg = f"Cells are matched by name, but some names in {where} occur twice; denoise before {step}."
-            raise KeyError(msg)
-    rows: NDArray[np.int64] = cells.get_indexer(names)
-    absent = np.flatnonzero(rows < 0)
-    if len(absent):
-        msg = (
-            f"{len(absent)} cells were not among those that the model was trained on (the first is "
-            f"{names[absent[0]]!r}); name the model's AnnData or folder as `reference` to have them placed."
-        )
-        raise KeyError(msg)
-    return rows
 
 
 def _columns(

@@ -108,7 +108,7 @@ def _layout(latent: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     from anndata import AnnData
 
     work = AnnData(shape=(len(latent), 0), obsm={"latent": latent})
-    with sc.settings.verbosity.override(0), keep_thread_counts(), warnings.catch_warnings():
+    with keep_thread_counts(), sc.settings.verbosity.override(0), warnings.catch_warnings():
         # umap lays out every component of a graph, so separate ones need no warning
         warnings.filterwarnings("ignore", "Graph is not fully connected")
         build_graph(work, min(_N_NEIGHBORS, work.n_obs), use_rep="latent", random_state=seed)

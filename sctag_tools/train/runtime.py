@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from threadpoolctl import threadpool_limits
 
-from .._threads import requested_threads
+from .._threads import ONE_AT_A_TIME, requested_threads
 
 
 def resolve_accelerator(accelerator: str) -> str:
@@ -41,8 +41,9 @@ class StageTimer:
 def own_torch_state(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators of the CPU and ``device`` for the block; gradients on, new tensors float32 on the CPU."""
     generator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
-    dtype = torch.get_default_dtype()
     with ExitStack() as kept:
+        kept.enter_context(ONE_AT_A_TIME)
+        dtype = torch.get_default_dtype()
         kept.enter_context(torch.random.fork_rng([]))
         kept.enter_context(torch.inference_mode(mode=False))
         kept.enter_context(torch.enable_grad())

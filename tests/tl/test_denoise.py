@@ -142,7 +142,7 @@ def test_names_that_occur_twice(graphed, short, unchanged):
     graphed.var_names = ["x1", *graphed.var_names[1:]]
     sctag.tl.sctag(graphed, 3, **short)
     np.testing.assert_allclose(denoised(graphed), proportions(graphed) * depth_of(graphed)[:, None], rtol=1e-4)
-    with pytest.raises(KeyError, match="denoise before subsetting"):
+    with pytest.raises(KeyError, match="call this before subsetting"):
         sctag.tl.denoise(graphed[:20].copy())
     with unchanged(graphed), pytest.raises(ValueError, match="some names in the model occur twice"):
         sctag.tl.denoise(graphed, genes=["x1"])
