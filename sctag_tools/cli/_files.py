@@ -56,4 +56,35 @@ def target_file(data: Path | None, out: Path | None, suffix: str) -> Path:
     if not out.resolve().parent.is_dir():
         msg = f"The folder of --out does not exist: {out.resolve().parent}"
         raise FileNotFoundError(msg)
+    if out.is_dir():
+        msg = f"--out is a folder: {out}; name a file."
+        raise IsADirectoryError(msg)
     return out
+
+
+def check_result(adata: AnnData, target: Path) -> None:
+    """Refuse before the work what could not be written after it: a folder that is closed, cells that no file takes."""
+    from anndata import AnnData
+
+    from ..io.atomic import require_writable_folder, unfinished_beside
+
+    require_writable_folder(target, "--out")
+    trial = unfinished_beside(target)
+    # All of obs, and one cell of everything else: what is refused are names and types, whatever the number of cells.
+    for part in (AnnData(obs=adata.obs), adata[:1].copy()):
+        try:
+            part.write_h5ad(trial)
+        except Exception as error:
+            problem = " ".join(str(error).split())
+            msg = f"A result file could not hold what the input holds: {problem}. Rename or remove it in the input."
+            raise ValueError(msg) from error
+        finally:
+            trial.unlink(missing_ok=True)
+
+
+def write_result(adata: AnnData, target: Path) -> None:
+    """Write the result; an earlier file of this name stays until the new one is complete."""
+    from ..io.atomic import replacing
+
+    with replacing(target) as unfinished:
+        adata.write_h5ad(unfinished)

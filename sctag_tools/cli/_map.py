@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import _options as opt
-from ._files import find_label_key, read_cells, target_file
+from ._files import check_result, find_label_key, read_cells, target_file, write_result
 from ._report import plain_messages, print_result, print_scores
 
 
@@ -31,8 +31,9 @@ def map_(
     adata = read_cells(query, transpose=transpose)
     target = target_file(query, out, "mapped")
     label_key = find_label_key(adata, label_key, query)
+    check_result(adata, target)
     map_query(adata, model, layer=layer, use_rep=use_rep, check_values=check_values, key_added=key_added)
-    adata.write_h5ad(target)
+    write_result(adata, target)
     print_result(adata, key_added, label_key)
     typer.echo(f"wrote {target}")
 

@@ -24,7 +24,7 @@ def plain_messages() -> Iterator[None]:
         try:
             yield
         except (KeyError, OSError, TypeError, ValueError, ImportError, NotImplementedError, RuntimeError) as error:
-            typer.echo(f"Error: {_describe(error)}", err=True)
+            typer.echo(f"Error: {describe(error)}", err=True)
             raise typer.Exit(1) from error
 
 
@@ -33,7 +33,8 @@ def warn(message: str) -> None:
     typer.echo(f"Warning: {message}", err=True)
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """The message of an error, with the advice for the command line."""
     if isinstance(error, AdvisedError):
         return error.on_command_line
     message = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) adds quotes

@@ -9,7 +9,8 @@ import typer
 from ..pp._standard import prepare_counts
 from ..train.config import Config
 from . import _options as opt
-from ._files import find_label_key, read_cells, target_file
+from ._extras import make_extras
+from ._files import check_result, find_label_key, read_cells, target_file, write_result
 from ._report import plain_messages, print_result, warn
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def run(
     label_key: opt.LabelKey = None,
     key_added: opt.KeyAdded = "sctag",
     save: opt.Save = None,
+    overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     **options: Any,
 ) -> None:
@@ -50,29 +52,35 @@ def run(
     target = target_file(data, out, "sctag")
     label_key = find_label_key(adata, label_key, data)
     published = {} if preset == "default" else {"n_top_genes": n_top_genes}
-    choices = {"preset": preset, "batch_key": batch_key, "save": save, "key_added": key_added, **published}
-    _check(adata, config, choices)
+    choices = {"preset": preset, "batch_key": batch_key, "key_added": key_added, **published}
+    _check(adata, config, choices, save, target, overwrite=overwrite)
     counts_layer = _keep_counts(adata, layer, check_values=check_values)
     prepare_counts(adata, n_top_genes, config.random_state)
     _cluster(adata, config, n_neighbors, layer=counts_layer, check_values=check_values, **choices)
-    try:
-        _draw(adata, key_added, label_key, target.with_suffix(".png"))
-    finally:  # a plot may fail on what the clustering did not mind
-        adata.write_h5ad(target)
+    write_result(adata, target)  # before all that may still fail, or be interrupted
     print_result(adata, key_added, label_key)
-    model = "" if save is None else f", model in {save}"
-    typer.echo(f"wrote {target} and {target.with_suffix('.png')}{model}")
+    make_extras(adata, key_added, label_key, target, save, overwrite=overwrite)
 
 
-def _check(adata: "AnnData", config: Config, choices: dict[str, Any]) -> None:
-    """Refuse at once what the clustering would refuse after many seconds of preparation."""
+def _check(
+    adata: "AnnData", config: Config, choices: dict[str, Any], save: Path | None, target: Path, *, overwrite: bool
+) -> None:
+    """Refuse at once what could not be done or written after minutes of work."""
+    from ..io.model_folder import check_model_folder
     from ..tl._sctag import check_call
 
     if config.accelerator not in {"auto", "cpu"}:
         from ..train.runtime import resolve_accelerator  # torch loads here
 
         resolve_accelerator(config.accelerator)
-    check_call(adata, config, **choices)
+    published_save = save if choices["preset"] != "default" else None  # which is refused
+    check_call(adata, config, save=published_save, **choices)
+    if save is not None:
+        check_model_folder(save, overwrite=overwrite)
+        if save.resolve() in {target.resolve(), target.with_suffix(".png").resolve()}:
+            msg = f"--save names the result {save}; choose another name for the folder of the model."
+            raise ValueError(msg)
+    check_result(adata, target)
 
 
 def _keep_counts(adata: "AnnData", layer: str | None, *, check_values: bool) -> str:
@@ -105,17 +113,3 @@ def _cluster(adata: "AnnData", config: Config, n_neighbors: int, **choices: Any)
         use_rep = "X_pca_published"
     build_graph(adata, n_neighbors, use_rep=use_rep, batch_key=choices["batch_key"], random_state=seed)
     sctag(adata, **asdict(config), **choices)
-
-
-def _draw(adata: "AnnData", key: str, label_key: str | None, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    from ..pl import embedding
-
-    colors = [key] if label_key is None else [key, label_key]
-    # a legend is as wide as its longest name, which the constrained layout takes into account
-    figure, axes = plt.subplots(1, len(colors), figsize=(5.5 * len(colors), 4.5), squeeze=False, layout="constrained")
-    for ax, color in zip(axes[0], colors, strict=True):
-        embedding(adata, key=key, color=color, ax=ax, show=False, frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

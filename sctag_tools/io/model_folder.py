@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from .atomic import is_unfinished, replacing, sync
 from .model_format import FORMAT, Arrays, check_format, refuse
 
 ARRAYS, RECORD = "model.safetensors", "model.json"
+_PENDING = "model.safetensors.new"  # arrays whose record may not have taken its name yet
 _MAX_DEPTH = 20  # of JSON in JSON; a model has seven
 
 
@@ -24,35 +26,40 @@ def check_model_folder(dir_path: str | os.PathLike[str], *, overwrite: bool = Fa
     if folder.exists() and not folder.is_dir():
         msg = f"{folder} is a file; name a folder for the model."
         raise FileExistsError(msg)
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    is_model = held >= {ARRAYS, RECORD}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    held = {name for name in names if name != _PENDING and not is_unfinished(name)}  # of a process that was killed
+    is_model = RECORD in names and not names.isdisjoint({ARRAYS, _PENDING})
     if held and not (overwrite and is_model):
-        advice = ", or replace the model in it: `model.save(folder, overwrite=True)`." if is_model else "."
+        advice = (
+            ", or replace the model in it (`overwrite=True`, on the command line `--overwrite`)." if is_model else "."
+        )
         msg = f"{folder} is not empty; name another folder{advice}"
         raise FileExistsError(msg)
     return folder
 
 
 def write(folder: Path, arrays: Arrays, record: dict[str, Any]) -> None:
-    """Write both files, each complete before it takes its name; the folder is made if it is missing.
+    """Write both files; the folder is made if it is missing.
 
-    Should the second not be renamed, :func:`read` refuses the pair.
+    The arrays wait under a name of their own until the record, which has their hash, has taken its name. :func:`read`
+    finds them there, too, so that at every moment the folder holds the earlier model or the new one.
     """
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = {name: folder / f".{name}.{os.getpid()}" for name in (ARRAYS, RECORD)}
+    pending, is_held = folder / _PENDING, (folder / RECORD).exists()
     try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, unfinished[ARRAYS])
-        content = {"format": FORMAT, "arrays_sha256": _hash_of(unfinished[ARRAYS]), "model": record}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, pending)
+        content = {"format": FORMAT, "arrays_sha256": _hash_of(pending), "model": record}
         content["sha256"] = _hash_of_record(content)
-        unfinished[RECORD].write_text(json.dumps(content), encoding="utf-8")
-        unfinished[ARRAYS].chmod(unfinished[RECORD].stat().st_mode)  # safetensors lets nobody else read its file
-        for name, path in unfinished.items():
-            path.replace(folder / name)
-    finally:
-        for path in unfinished.values():
-            path.unlink(missing_ok=True)
+        with replacing(folder / RECORD) as unfinished:
+            unfinished.write_text(json.dumps(content), encoding="utf-8")
+            pending.chmod((folder / RECORD if is_held else unfinished).stat().st_mode)  # safetensors hides its files
+            sync(pending)
+    except BaseException:
+        pending.unlink(missing_ok=True)
+        raise
+    pending.replace(folder / ARRAYS)
 
 
 def read(folder: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -62,15 +69,17 @@ def read(folder: Path) -> tuple[Arrays, dict[str, Any]]:
     if folder.is_file():
         msg = f"{folder} is a file, not the folder of a model. To use a clustered AnnData, read it and pass that."
         raise FileNotFoundError(msg)
-    for name in (RECORD, ARRAYS):
-        if not (folder / name).is_file():
+    for name, other in ((RECORD, RECORD), (ARRAYS, _PENDING)):
+        if not ((folder / name).is_file() or (folder / other).is_file()):
             msg = f"There is no model in {folder}: it has no {name}. `ScTAG.save` makes such a folder."
             raise FileNotFoundError(msg)
     content = parse_record((folder / RECORD).read_bytes())
-    if content.get("arrays_sha256") != _hash_of(folder / ARRAYS):
+    found = [path for path in (folder / ARRAYS, folder / _PENDING) if path.is_file()]
+    arrays = next((path for path in found if content.get("arrays_sha256") == _hash_of(path)), None)
+    if arrays is None:
         refuse(f"{ARRAYS} is not the file that was saved")
     try:
-        with safe_open(folder / ARRAYS, framework="numpy") as file:
+        with safe_open(arrays, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, content["model"]  # noqa: SIM118 (no dict)
     except (SafetensorError, ValueError, TypeError, AttributeError, KeyError) as error:
         refuse(f"{ARRAYS} cannot be read ({error})")

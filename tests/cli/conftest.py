@@ -68,7 +68,8 @@ def trained(monkeypatch) -> list[tuple[AnnData, dict[str, Any]]]:
         ResultKeys(options["key_added"]).write(adata, found, {"params": {}, "history": {}})
 
     monkeypatch.setattr("sctag_tools.tl.sctag", sctag)
-    monkeypatch.setattr("sctag_tools.cli._run._draw", lambda *_: None)
+    for name in ("_add_umap", "_draw"):
+        monkeypatch.setattr(f"sctag_tools.cli._extras.{name}", lambda *_: None)
     return calls
 
 
