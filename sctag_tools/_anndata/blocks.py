@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 # log1p of anything countable stays below this (log2 of a million is 20); corrected counts of whole cells exceed it.
-_MAX_LOG = 20.0
+MAX_LOG = 20.0
 _MAX_BLOCK_ENTRIES = 1 << 26  # zeros included
 
 
@@ -89,4 +89,4 @@ class Values:
     @property
     def are_unlogged(self) -> bool:
         """Whether they are raw or corrected counts: neither logged nor scaled."""
-        return self.are_counts or (self.finite and self.least >= 0 and self.largest >= _MAX_LOG)
+        return self.are_counts or (self.finite and self.least >= 0 and self.largest >= MAX_LOG)

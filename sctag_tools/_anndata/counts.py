@@ -9,11 +9,14 @@ from scipy import sparse
 
 from .. import _logging as logg
 from .._checks import AdvisedError, check_flag
-from .blocks import Values, is_in_memory
+from .blocks import Values, columns_and_totals, is_in_memory
+from .cell_kinds import CellKinds
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
+
+_MIN_SHARE_OF_LOGGED = 0.05  # of the cells
 
 
 def find_counts(adata: AnnData, layer: str | None, *, check_values: bool) -> tuple[Any, str]:
@@ -70,7 +73,26 @@ def _check_counts(adata: AnnData, matrix: object, name: str) -> None:
     is_logged = name == "X" and "log1p" in adata.uns
     if is_logged or not values.are_unlogged:
         raise _no_counts(adata, f"{where} looks log-normalized, raw counts are needed.", may_skip=True)
+    _check_cells(adata, matrix, where)
     logg.warn(f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM).")
+
+
+def _check_cells(adata: AnnData, matrix: object, where: str) -> None:
+    """Refuse what no corrected counts are: cells of two kinds, or cells that were brought to one total."""
+    kinds = CellKinds.from_matrix(matrix)
+    n_logged, n_counts, n = int(kinds.logged.sum()), int(kinds.counts.sum()), adata.n_obs
+    if n_logged > _MIN_SHARE_OF_LOGGED * n:
+        problem = (
+            f"{n_logged} of {n} cells of {where} look log-normalized and {n_counts} hold counts, as if two data sets "
+            "had been joined; raw counts of all cells are needed."
+        )
+        raise _no_counts(adata, problem, may_skip=True)
+    if kinds.scaled.sum() > n / 2:
+        problem = (
+            f"{where} looks normalized without a logarithm: the values of a cell are multiples of one fraction. Raw "
+            "counts are needed."
+        )
+        raise _no_counts(adata, problem, may_skip=True)
 
 
 def _no_counts(adata: AnnData, problem: str, *, may_skip: bool = False) -> AdvisedError:
@@ -89,9 +111,21 @@ def _no_counts(adata: AnnData, problem: str, *, may_skip: bool = False) -> Advis
     return AdvisedError(problem, python, command)
 
 
-def check_totals(totals: NDArray[np.float64]) -> None:
-    """Raise ValueError if the total count (n_obs,) of a cell is zero, for it cannot be clustered."""
+def check_totals(totals: NDArray[np.float64], adata: AnnData | None = None, source: str = "X") -> None:
+    """Raise ValueError if the total count (n_obs,) of a cell is zero, for it cannot be clustered.
+
+    If they are from a layer of ``adata``, ``source``, and X holds something for such a cell, the layer lacks cells.
+    """
     empty = np.flatnonzero(totals <= 0)
+    if len(empty) and adata is not None and source != "X" and adata.X is not None:
+        _, in_x = columns_and_totals(adata.X, np.arange(0))
+        if (in_x[empty] != 0).any():
+            msg = (
+                f"adata.layers[{source!r}] holds nothing for {len(empty)} of {len(totals)} cells (the first is row "
+                f"{empty[0]}), though adata.X does, as if it had been in one of two joined data sets only. Give both "
+                "sets the layer before they are joined."
+            )
+            raise ValueError(msg)
     if len(empty):
         msg = (
             f"{len(empty)} cells have no counts (the first is row {empty[0]}); "

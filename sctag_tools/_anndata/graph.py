@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 def get_graph(adata: AnnData, neighbors_key: str, what: Literal["connectivities", "distances"]) -> sparse.csr_matrix:
     """The (n_obs, n_obs) connectivities or distances that ``neighbors_key`` names."""
-    name = adata.uns.get(neighbors_key, {}).get(f"{what}_key")
+    entry = adata.uns.get(neighbors_key)
+    # Files of anndata before 0.7 have no names of the matrices, which scanpy then expects under these.
+    of_old_files = what if neighbors_key == "neighbors" else None
+    name = entry.get(f"{what}_key", of_old_files) if isinstance(entry, Mapping) else None
     if name not in adata.obsp:
         msg = (
             f"There is no graph adata.uns[{neighbors_key!r}]. Run `sctag.pp.build_graph(adata)` first, or name one "
@@ -28,6 +32,12 @@ def get_graph(adata: AnnData, neighbors_key: str, what: Literal["connectivities"
         msg = f"The graph {neighbors_key!r} has negative or non-finite weights; rebuild it."
         raise ValueError(msg)
     return graph
+
+
+def n_neighbors_of(params: Mapping[str, Any]) -> int | None:
+    """The number in the parameters of a graph, itself included; None where there is none. Old files have arrays."""
+    values = np.ravel(np.asarray(params.get("n_neighbors"), dtype=object))
+    return int(values[0]) if len(values) == 1 and values[0] is not None else None
 
 
 def get_representation(adata: AnnData, name: str) -> NDArray[np.floating]:

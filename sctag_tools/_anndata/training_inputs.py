@@ -15,7 +15,7 @@ from .batches import find_batches
 from .blocks import columns_and_totals
 from .counts import check_totals, find_counts
 from .genes import select_genes
-from .graph import get_graph, get_representation
+from .graph import get_graph, get_representation, n_neighbors_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,8 @@ class TrainingInputs:
         batches, categories = find_batches(adata, batch_key)
         matrix, source = find_counts(adata, layer, check_values=check_values)
         counts, totals = columns_and_totals(matrix, np.flatnonzero(genes))
-        check_totals(totals)
+        check_totals(totals, adata, source)
+        _check_names(adata)
         _warn_of_cells_and_genes(adata, connectivities, neighbors_key, counts)
         graph_params = dict(adata.uns[neighbors_key].get("params", {}))
         _compare_batch_keys(graph_params, neighbors_key, None if batches is None else batch_key)
@@ -110,7 +111,7 @@ class TrainingInputs:
 
         metric = self.graph_params.get("metric")
         return NeighborSettings(
-            n_neighbors=max(int(self.graph_params.get("n_neighbors", _DEFAULT_NEIGHBORS)) - 1, 1),
+            n_neighbors=max((n_neighbors_of(self.graph_params) or _DEFAULT_NEIGHBORS) - 1, 1),
             metric=str(metric) if metric in get_args(Metric) else "euclidean",
             representation=self.representation,
         )
@@ -122,6 +123,18 @@ def _representation(adata: AnnData, graph_params: dict[str, Any]) -> NDArray[np.
         return None
     x = get_representation(adata, str(name))
     return np.ascontiguousarray(x[:, : graph_params.get("n_pcs", x.shape[1])], dtype=np.float32)
+
+
+def _check_names(adata: AnnData) -> None:
+    """ValueError for names of cells or genes that no file and no model can hold."""
+    for axis, names in (("obs_names", adata.obs_names), ("var_names", adata.var_names)):
+        wrong = [place for place, name in enumerate(names) if not isinstance(name, str) or "\0" in name]
+        if wrong:
+            msg = (
+                f"adata.{axis} holds {len(wrong)} names that are no text (the first is {names[wrong[0]]!r}, number "
+                f"{wrong[0]}). Give them names, for example `adata.{axis} = adata.{axis}.astype(str)`."
+            )
+            raise ValueError(msg)
 
 
 def _warn_of_cells_and_genes(
@@ -153,7 +166,7 @@ def _lost_neighbors(adata: AnnData, neighbors_key: str) -> float:
     """Share of the neighbors that cells had when the graph was built, and that are gone; 0 where it cannot be known."""
     entry = adata.uns[neighbors_key]
     params, distances = entry.get("params", {}), adata.obsp.get(entry.get("distances_key"))
-    expected = int(params.get("n_neighbors", 0)) - 1
+    expected = (n_neighbors_of(params) or 0) - 1
     if distances is None or expected < 1 or "batch_key" in params:
         return 0.0
     found = np.diff(sparse.csr_matrix(distances).indptr)

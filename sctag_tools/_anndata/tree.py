@@ -60,6 +60,12 @@ def run_of(adata: AnnData, key: str) -> str:
     return run
 
 
+def resolution_of(adata: AnnData, key: str) -> float:
+    """That of the result ``key``: a cut may have one of its own, else it is that of its run."""
+    of_run = adata.uns[run_of(adata, key)]["params"]["resolution"]
+    return float(adata.uns[key]["params"].get("resolution", of_run))
+
+
 def clusters_of_leaves(adata: AnnData, key: str, tree: Hierarchy) -> tuple[NDArray[np.int64], list[str]]:
     """(n_leaves,) cluster of each leaf in ``obs[key]``, 0 where there is no cell, and the names of the clusters.
 
@@ -85,6 +91,9 @@ def clusters_of_leaves(adata: AnnData, key: str, tree: Hierarchy) -> tuple[NDArr
             f"adata.obs[{key!r}] no longer holds the clusters of the run, in their order: cells were reordered, or "
             "clusters edited. `rename_categories` would do no harm; run `sctag.tl.sctag(adata)` again."
         )
+        if is_cut(adata.uns[key]):
+            run = adata.uns[key]["params"]["cut_of"]
+            msg = f"adata.obs[{key!r}] is no cut of the present clusters of {run!r}; call `sctag.tl.cut` again."
         raise ValueError(msg)
     return of_leaf, column.cat.categories.astype(str).tolist()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._anndata.access import require_anndata
-from .._anndata.tree import read_clusters, run_of
+from .._anndata.tree import read_clusters, resolution_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -62,8 +62,6 @@ def splits_df(adata: AnnData, key: str = "sctag") -> pd.DataFrame:
     """
     require_anndata(adata, "sctag.get.splits_df")
     tree, of_leaf, names = read_clusters(adata, key)
-    of_run = adata.uns[run_of(adata, key)]["params"]["resolution"]
-    resolution = adata.uns[key]["params"].get("resolution", of_run)
     order = tree.split_order - tree.n_leaves
     order = order[~np.isnan(tree.dprime[order])]
     below = [["+".join(names[i] for i in np.unique(of_leaf[side])) for side in tree.sides(node)]
@@ -76,7 +74,7 @@ def splits_df(adata: AnnData, key: str = "sctag") -> pd.DataFrame:
             "n_cells_right": n_cells[:, 1],
             **{name: getattr(tree, name)[order] for name in ("coassociation", "relative_coassociation")},
             **{name: getattr(tree, name)[order] for name in ("dprime", "null_dprime")},
-            "supported": tree.supported(float(resolution))[order],
+            "supported": tree.supported(resolution_of(adata, key))[order],
             "clusters_left": clusters[:, 0],
             "clusters_right": clusters[:, 1],
         }

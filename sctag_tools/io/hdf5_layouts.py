@@ -24,6 +24,9 @@ def hdf5_format(path: Path) -> str:
             found = ", ".join(repr(key) for key in file) or "nothing"
     except PermissionError:
         raise
+    except BlockingIOError as error:
+        msg = f"{path} is open for writing in another program; close it there, or wait until it is written."
+        raise ValueError(msg) from error
     except OSError as error:
         msg = f"{path} is a damaged or incomplete HDF5 file. {error}"
         raise ValueError(msg) from error

@@ -121,6 +121,13 @@ def from_uns(adata: AnnData, key: str) -> tuple[ReferenceModel, Registry]:
     entry = adata.uns.get(key)
     if not is_result(entry):
         raise ResultKeys(key).no_result(adata)
+    if MODEL not in entry and "sub_of" in entry["params"]:
+        msg = (
+            f"The result {key!r} was made by `sctag.tl.subcluster`, which keeps no model; name the result that it was "
+            f"opened from, {entry['params']['sub_of']!r}. `sctag.tl.map_query(query, adata, obs=[{key!r}])` carries "
+            "its clusters over."
+        )
+        raise KeyError(msg)
     if MODEL not in entry:
         msg = (
             f"The result {key!r} was made without its model (a published preset, a mapped query, or "

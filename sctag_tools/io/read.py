@@ -20,7 +20,7 @@ _READERS = {  # by format; what they need is loaded with them
     "zarr": f"{__name__}:_read_zarr",
     "loom": f"{__name__}:_read_loom",
     "10x h5": "scanpy:read_10x_h5",
-    "10x mtx folder": "scanpy:read_10x_mtx",
+    "10x mtx folder": f"{__package__}.mtx_folder:read_mtx_folder",
     _TABLE: f"{__package__}.tables:read_table",
     SCTAG_LAYOUT: f"{__package__}.hdf5_layouts:read_sctag_layout",
     X_Y_LAYOUT: f"{__package__}.hdf5_layouts:read_x_y_layout",
@@ -61,7 +61,8 @@ def read(path: str | os.PathLike[str], *, transpose: bool = False) -> AnnData:
     -------
     Cells x genes, with unique `var_names` and the values as they are in the file.
     The two extra layouts give `X` as CSR of float32.
-    Of 10x files only the features of type "Gene Expression" are kept, as by :func:`scanpy.read_10x_h5`.
+    Of 10x files only the features of type "Gene Expression" are kept, as by :func:`scanpy.read_10x_h5`. Genes without
+    a name are called by their id.
 
     Raises
     ------
@@ -158,8 +159,16 @@ def _text_format(path: Path) -> str:
     from .tables import text_suffix
 
     name = path.name.removesuffix(".gz")
-    if name.endswith(".mtx") or (name in _MTX_COMPANIONS and _holds_any(path.parent, _MTX_NAMES)):
+    if (name.endswith(".mtx") and _holds_any(path.parent, _MTX_NAMES)) or (
+        name in _MTX_COMPANIONS and _holds_any(path.parent, _MTX_NAMES)
+    ):
         msg = f"{path} is a part of a 10x matrix; pass the folder that holds it, {path.parent}."
+        raise ValueError(msg)
+    if name.endswith(".mtx"):
+        msg = (
+            f"{path} is a matrix without the names of its genes and cells. `scanpy.read_mtx` reads it; put the names, "
+            "which the same tool wrote beside it, into `adata.var_names` and `adata.obs_names`."
+        )
         raise ValueError(msg)
     if text_suffix(path) is None:
         msg = f"{path} is in none of the readable formats: {', '.join(_READERS)}."

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._anndata.access import require_anndata
-from .._anndata.tree import read_clusters, run_of
+from .._anndata.tree import read_clusters, resolution_of
 from .._checks import check_integer
 from ..get._clusters_df import clusters_df
 from ._axes import axes_to_draw_on, make_room, show_or_return_axes, text_color
 from ._beside import draw_columns, draw_strip, values_of
+from ._branch_genes import genes_of_branches, write_genes
 from ._categories import colors_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..cluster.contracted import ContractedTree
 
 _WIDTH, _ROW = 3.6, 0.26  # inches, of the tree and of a row
+_WIDTH_OF_GENES, _ROW_OF_GENES = 7.0, 0.32  # the same where genes are written, two lines a row
 _QUIET = "0.55"  # reads on light and on dark
 
 
@@ -33,6 +35,7 @@ def tree(
     *,
     color: str | None = None,
     n_below: int = 0,
+    n_genes: int = 0,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
@@ -57,6 +60,11 @@ def tree(
     n_below
         Number of splits within clusters to show, too, as thin gray branches: the next ones that
         :func:`sctag_tools.tl.cut` would make.
+    n_genes
+        Number of genes to write above the branch of each side of a split: those that are higher there than on the other
+        side, the best first, from the ranking ``uns["{key}_splits"]`` of :func:`sctag_tools.tl.rank_genes_splits`. A
+        branch shows as many as it has room for, and a very short one none. Around a cluster that was joined from
+        several parts of the tree, a branch has genes only if its two sides as drawn were compared.
     ax
         Axes to draw on. They become narrower, so that the text beside the tree fits.
     show
@@ -71,12 +79,13 @@ def tree(
     Raises
     ------
     KeyError
-        If there is no result of this name, a part of it is missing, or ``color`` is no column and no gene.
+        If there is no result of this name, a part of it is missing, ``color`` is no column and no gene, or genes are
+        wanted and not ranked.
     ValueError
         If the result has no tree (published presets, mapped cells, earlier versions), its cells or clusters have
-        changed, or ``n_below`` is negative.
+        changed, the ranking is of other clusters, or ``n_below`` or ``n_genes`` is negative.
     TypeError
-        If ``n_below`` is no integer.
+        If ``n_below`` or ``n_genes`` is no integer.
 
     Examples
     --------
@@ -88,21 +97,26 @@ def tree(
     """
     require_anndata(adata, "sctag.pl.tree")
     check_integer("n_below", n_below, low=0)
+    check_integer("n_genes", n_genes, low=0)
     found, of_leaf, names = read_clusters(adata, key)
     if color is not None:
         values_of(adata, color)  # raises before anything is drawn
     from ..cluster.contracted import ContractedTree
 
-    # as in splits_df: a cut may have a resolution of its own
-    resolution = adata.uns[key]["params"].get("resolution", adata.uns[run_of(adata, key)]["params"]["resolution"])
     shown = ContractedTree.from_clusters(found, of_leaf, len(names), n_below)
     is_supported = shown.is_split.copy()
-    is_supported[shown.is_split] = found.supported(float(resolution))[shown.node[shown.is_split] - found.n_leaves]
+    is_supported[shown.is_split] = found.supported(resolution_of(adata, key))[
+        shown.node[shown.is_split] - found.n_leaves
+    ]
+    genes = genes_of_branches(adata, key, shown, n_genes)
     table, by_name = clusters_df(adata, key), colors_of(adata, key)
 
     is_given, n_rows = ax is not None, int((~shown.is_split).sum())
-    ax = axes_to_draw_on(ax, (_WIDTH, _ROW * n_rows + 1.3))
-    _draw_branches(ax, shown, shown.depths(found.relative_coassociation), is_supported, [by_name[x] for x in names])
+    width, row = (_WIDTH_OF_GENES, _ROW_OF_GENES) if genes else (_WIDTH, _ROW)
+    ax, depths = axes_to_draw_on(ax, (width, row * n_rows + 1.3)), shown.depths(found.relative_coassociation)
+    _draw_branches(ax, shown, depths, is_supported, [by_name[x] for x in names])
+    if genes:
+        ax.set_ylim(top=-1)  # for those of the first row
     drawn = np.array([number for number in range(len(names)) if len(shown.ends(number))])
     rows = np.array([shown.rows()[shown.ends(number)].mean() for number in drawn])
     start = draw_columns(ax, rows, _columns(table.iloc[drawn], shown.is_whole[drawn]))
@@ -112,7 +126,8 @@ def tree(
     if not shown.is_whole[drawn].all():
         note = "* joined from several parts of the tree, drawn at the largest"
         ax.set_xlabel(f"{ax.get_xlabel()}\n{note}")
-    make_room(ax, is_given=is_given, inches=_WIDTH)
+    make_room(ax, is_given=is_given, inches=width)
+    write_genes(ax, shown, depths, genes)
     return show_or_return_axes(ax, is_given=is_given, show=show, return_fig=return_fig)
 
 

@@ -27,12 +27,15 @@ def compute_pca(adata: AnnData, n_pcs: int | None, random_state: int) -> AnnData
     import scanpy as sc
     from anndata import AnnData
 
-    if adata.X is None:
+    matrix, where = adata.X, "adata.X"
+    if matrix is None and "counts" in adata.layers:  # where tl.sctag finds them, too
+        matrix, where = adata.layers["counts"], "adata.layers['counts']"
+    if matrix is None:
         msg = "adata.X is empty and there is no adata.obsm['X_pca']; name a representation with `use_rep=`."
         raise ValueError(msg)
-    values = Values.from_matrix(adata.X)
+    values = Values.from_matrix(matrix)
     if not values.finite:
-        msg = "adata.X holds NaN or infinite values; mend it, or name a representation with `use_rep=`."
+        msg = f"{where} holds NaN or infinite values; mend it, or name a representation with `use_rep=`."
         raise ValueError(msg)
     genes = np.arange(adata.n_vars)
     if "highly_variable" in adata.var:
@@ -42,7 +45,7 @@ def compute_pca(adata: AnnData, n_pcs: int | None, random_state: int) -> AnnData
         msg = f"PCA needs at least 2 genes, got {len(genes)}; name a representation with `use_rep=`."
         raise ValueError(msg)
     needs_log = values.are_counts or ("log1p" not in adata.uns and values.are_unlogged)
-    x = _log_normalized(adata.X, genes) if needs_log else _expression(adata.X, genes)
+    x = _log_normalized(matrix, genes) if needs_log else _expression(matrix, genes)
     pca = AnnData(x, obs=adata.obs[[]], var=adata.var)
     logg.info(f"    computing X_pca with {n_comps} components on {len(genes)} genes")
     sc.pp.pca(pca, n_comps=n_comps, random_state=random_state)

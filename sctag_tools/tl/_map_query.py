@@ -127,7 +127,9 @@ def map_query(
         raise ValueError(msg)
 
     columns = [obs] if isinstance(obs, str) else list(obs or ())
-    taken = [name for column in columns for name in (column, f"{column}_agreement") if name in adata.obs]
+    own = adata.uns.get(key_added, {}).get("params", {}).get("obs", ())  # of an earlier call
+    names = [name for column in columns if column not in own for name in (column, f"{column}_agreement")]
+    taken = [name for name in names if name in adata.obs]
     if taken:
         msg = f"adata.obs has {taken} already, which would be overwritten; rename or delete them first."
         raise ValueError(msg)
@@ -137,8 +139,9 @@ def map_query(
     placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
     adata = working_copy(adata, copy=copy)
     genes = zip(model.registry.var_names, query.measured, strict=True)
+    params = {"counts": query.source, "n_genes": int(query.measured.sum()), "n_clusters": len(model.clusters)}
     record = {
-        "params": {"counts": query.source, "n_genes": int(query.measured.sum()), "n_clusters": len(model.clusters)},
+        "params": {**params, **({"obs": columns} if columns else {})},
         "mapped_to": dict(model.params_),
         "missing_genes": [gene for gene, measured in genes if not measured],
         "versions": {"sctag-tools": version("sctag-tools")},

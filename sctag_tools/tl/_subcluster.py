@@ -89,12 +89,13 @@ def subcluster(
         (n_obs,), the clusters of all cells. Parts of ``"3"`` are ``"3,0"``, ``"3,1"``, ... by falling size, those of
         ``"1"`` and ``"5"`` together are ``"1+5,0"``, ... Other clusters keep their names.
     `adata.obs['sctag_sub_confidence' | '{key_added}_confidence']` : :class:`pandas.Series` (float32)
-        (n_obs,), for cells of ``groups`` as the new run estimates it, for others as it was.
+        (n_obs,), for cells of ``groups`` as the new run estimates it if they were split, for others as it was.
     `adata.obsm['X_sctag_sub' | 'X_{key_added}']` : :class:`numpy.ndarray` (float32)
         (n_obs, n_latent), the latent of the new run, NaN for other cells. :func:`sctag_tools.pl.embedding` draws it.
     `adata.uns['sctag_sub' | key_added]` : :class:`dict`
         What :func:`sctag_tools.tl.sctag` writes, but for the model and the tree. ``params`` has ``sub_of``, ``groups``,
-        ``n_top_genes`` and ``n_neighbors``, too. ``cluster_confidence`` is of all clusters, NaN where ``key`` has none.
+        ``n_top_genes`` and ``n_neighbors``, too. ``cluster_confidence`` is of all clusters, NaN where ``key`` has none,
+        or where ``groups`` were taken together and not split.
 
     If ``uns["{key}_colors"]`` exists, writes ``uns["{key_added}_colors"]``, too; the largest part inherits the color.
 
@@ -153,7 +154,8 @@ def subcluster(
     clusters = pieces.new[pieces.of_leaf]
     record["cluster_confidence"] = _cluster_confidence(adata.uns[key], record, old, cells, part.obs["sctag"], clusters)
     confidence, latent = adata.obs[ResultKeys(key).confidence].to_numpy(np.float32, copy=True), part.obsm["X_sctag"]
-    confidence[cells] = part.obs["sctag_confidence"]
+    if part.obs["sctag"].nunique() > 1:  # of one cluster all cells are sure, which says nothing
+        confidence[cells] = part.obs["sctag_confidence"]
     found.write_subclusters(
         adata,
         pd.Categorical.from_codes(clusters, categories=pieces.names(names)),
@@ -191,7 +193,11 @@ def _clusters(adata: AnnData, key: str) -> pd.Series:
 
 def _opened(clusters: pd.Series, groups: str | Sequence[str]) -> list[str]:
     """The named clusters, in the order of the categories."""
-    named, categories = [groups] if isinstance(groups, str) else list(groups), list(clusters.cat.categories)
+    categories = list(clusters.cat.categories)
+    named = [groups] if np.isscalar(groups) else list(groups)
+    if not all(isinstance(name, str) for name in named):
+        msg = f"groups must be a name or a list of names, such as {categories[0]!r}, got {groups!r}."
+        raise TypeError(msg)
     unknown = [name for name in named if name not in categories]
     if not named or unknown or len(set(named)) < len(named):
         problem = f"names {unknown}, which are no clusters" if unknown else "must name clusters, each once"
@@ -238,11 +244,15 @@ def _cluster_confidence(
 ) -> dict[str, NDArray[np.float64]]:  # fmt: skip
     """That of each new cluster, from the old result (NaN if it has none) or from the new run."""
     _, first = np.unique(clusters, return_index=True)
-    found, n_old = {}, len(old.cat.categories)
+    found, n_old, n_parts = {}, len(old.cat.categories), parts.nunique()
+    is_same = n_parts == 1 and old[cells].nunique() == 1
     for name in _OUTCOMES:
         of_old = np.asarray(entry.get("cluster_confidence", {}).get(name, ()), dtype=np.float64)
         of_cell = (of_old if len(of_old) == n_old else np.full(n_old, np.nan))[old.cat.codes]
-        of_cell[cells] = record["cluster_confidence"][name][parts.cat.codes]
+        if n_parts > 1:
+            of_cell[cells] = record["cluster_confidence"][name][parts.cat.codes]
+        elif not is_same:
+            of_cell[cells] = np.nan
         found[name] = of_cell[first]
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,10 +47,14 @@ def texts(ax):
 
 def rows_of(ax):
     found = {}
-    for text in ax.texts:
+    for text in (text for text in ax.texts if text not in genes_of(ax)):
         is_title = text.xycoords == "axes fraction"
         found.setdefault(-1.0 if is_title else float(text.xy[1]), []).append(text)
     return [found[row] for row in sorted(found)]
+
+
+def genes_of(ax):
+    return [text for text in ax.texts if text.get_fontstyle() == "italic"]
 
 
 def splits(ax):
@@ -215,6 +221,206 @@ def test_a_column_comes_before_a_gene_of_its_name(run):
     assert [text.get_text() for text in ax.child_axes[0].get_legend().get_texts()] == ["a"]
 
 
+# --- genes above the branches ---
+
+
+def rank(adata, key="sctag", **options):
+    """Rank the genes, with 0 for NaN, so that ``unchanged`` can compare it."""
+    sctag.tl.rank_genes_splits(adata, key, expected=False, **options)
+    ranking = adata.uns[f"{key}_splits"]
+    for name in ("pvals", "pvals_adj", "logfoldchanges_expected"):
+        ranking[name] = np.zeros_like(ranking[name])
+
+
+def drawn_sides(ax):
+    """Each side of each drawn split of clusters, by where its branch starts and its row, and the other side.
+
+    Followed along the lines: a vertical one is a split, the level ones that start there are its sides.
+    """
+    names = [name.removesuffix(" *").split("+") for name in texts(ax)["cluster"]]
+    lines = [line.get_xydata().round(6) for line in ax.lines if line.get_color() != "0.55" and line.get_linewidth() < 6]
+    level = [(tuple(line[0]), tuple(line[1])) for line in lines if line[0, 1] == line[1, 1]]
+    across = [line for line in lines if line[0, 1] != line[1, 1]]
+
+    def below(end):
+        sides = [line for line in across if line[0, 0] == end[0] and line[0, 1] < end[1] < line[1, 1]]
+        if not sides:
+            return set(names[round(end[1])])
+        return set().union(*(below(end) for start, end in level for point in sides[0] if start == tuple(point)))
+
+    found = {}
+    for line in across:
+        one, other = (below(next(end for start, end in level if start == tuple(point))) for point in line)
+        found |= {tuple(line[0]): (one, other), tuple(line[1]): (other, one)}
+    return found
+
+
+def shown_genes(ax):
+    """The genes of each text with one, by where it stands."""
+    ax.figure.draw_without_rendering()
+    found = {tuple(np.round(text.get_position(), 6)): text.get_text().replace("\n", " ") for text in genes_of(ax)}
+    return {place: text.split(", ") for place, text in found.items() if text}
+
+
+def ranked_genes(adata, key, n_genes):
+    """The best genes of each comparison, by its two sides."""
+    table = adata.uns[f"{key}_splits"]["comparisons"]
+    for name, row in table.iterrows():
+        genes = sc.get.rank_genes_groups_df(adata, name, key=f"{key}_splits")
+        sides = (frozenset(row[side].split("+")) for side in ("clusters", "clusters_reference"))
+        yield tuple(sides), genes.loc[genes["scores"] > 0, "names"].head(n_genes).tolist()
+
+
+@pytest.mark.parametrize("key", ["sctag", "of_2", "of_6"])
+def test_genes_are_those_of_the_side_against_the_other_also_of_a_file(run, unchanged, tmp_path, key):
+    rank(run, key)
+    run.write_h5ad(tmp_path / "run.h5ad")
+    adata = sc.read_h5ad(tmp_path / "run.h5ad")
+    with unchanged(adata):
+        ax = sctag.pl.tree(adata, key, n_genes=2, show=False)
+    ax.figure.set_size_inches(60, 9)  # room for all
+    sides, expected = drawn_sides(ax), dict(ranked_genes(run, key, 2))
+    assert len(sides) == len(expected) == 2 * (run.obs[key].nunique() - 1)
+    found = {tuple(map(frozenset, sides[place])): genes for place, genes in shown_genes(ax).items()}
+    assert found == {pair: genes for pair, genes in expected.items() if genes}
+
+
+def test_each_gene_is_on_the_side_where_it_is_higher(run):
+    rank(run, "of_6", mask_var=run.var_names == "x3")
+    ax = sctag.pl.tree(run, "of_6", n_genes=3, show=False)
+    ax.figure.set_size_inches(60, 9)
+    found = {tuple(map(frozenset, drawn_sides(ax)[place])) for place in shown_genes(ax)}
+    shares = run.to_df().div(run.to_df().sum(axis=1), axis=0)["x3"]
+    assert len(found) == 5
+    for side, other in found:
+        assert (other, side) not in found
+        of_side, of_other = (shares[run.obs["of_6"].isin(names)] for names in (side, other))
+        assert of_side.mean() > of_other.mean()
+
+
+def test_no_genes_by_default(run):
+    rank(run)
+    assert not genes_of(sctag.pl.tree(run, show=False))
+
+
+def test_one_cluster_has_no_genes_and_needs_no_ranking(run):
+    assert not genes_of(sctag.pl.tree(run, "of_1", n_genes=3, n_below=2, show=False))
+
+
+def test_splits_within_clusters_have_no_genes(run):
+    rank(run, "of_2")
+    ax = sctag.pl.tree(run, "of_2", n_genes=2, n_below=4, show=False)
+    assert len(genes_of(ax)) == 2
+
+
+def test_splits_across_a_joined_cluster_have_no_genes(graphed):
+    """Two of six clusters are joined, any two. Only sides that were compared as they are drawn have genes."""
+    adata, n_without = graphed, 0
+    sctag.tl.sctag(adata, 6, pretrain_epochs=10, cluster_epochs=2)
+    for pair in itertools.combinations(adata.obs["sctag"].cat.categories, 2):
+        sctag.tl.cut(adata, merge=[pair], key_added="joined")
+        rank(adata, "joined")
+        ax = sctag.pl.tree(adata, "joined", n_genes=1, show=False)
+        ax.figure.set_size_inches(60, 9)
+        sides, compared = drawn_sides(ax), dict(ranked_genes(adata, "joined", 1))
+        drawn = {place: tuple(map(frozenset, pair)) for place, pair in sides.items()}
+        assert shown_genes(ax) == {place: compared[pair] for place, pair in drawn.items() if compared.get(pair)}
+        n_without += len(set(drawn.values()) - set(compared))
+        plt.close("all")
+    assert n_without > 10
+
+
+def test_a_ranking_of_other_clusters_is_refused(run, unchanged):
+    again = (
+        r"part other clusters than those of 'of_6' now; run `sctag\.tl\.rank_genes_splits\(adata, key='of_6'\)` again"
+    )
+    rank(run, "of_6")
+    original = run.uns["of_6_splits"]
+    assert genes_of(sctag.pl.tree(run, "of_6", n_genes=1, show=False))
+    plt.close("all")
+    changes = [("node", 0, original["comparisons"]["node"].iloc[0] + 1), ("n_cells", 2, 1), ("clusters", 1, "x")]
+    stale = [original["comparisons"].copy() for _ in changes]
+    for table, (column, row, value) in zip(stale, changes, strict=True):
+        table.iloc[row, table.columns.get_loc(column)] = value
+    rank(run)
+    for table in [*stale, original["comparisons"].iloc[:-1], run.uns["sctag_splits"]["comparisons"]]:
+        run.uns["of_6_splits"] = {**original, "comparisons": table}
+        with unchanged(run), pytest.raises(ValueError, match=again):
+            sctag.pl.tree(run, "of_6", n_genes=1)
+    assert not plt.get_fignums()
+
+
+def test_renamed_clusters_need_a_new_ranking(run):
+    rank(run)
+    run.obs["sctag"] = run.obs["sctag"].cat.rename_categories({"B": "plasma"})
+    with pytest.raises(ValueError, match="part other clusters than those of 'sctag' now"):
+        sctag.pl.tree(run, n_genes=1)
+
+
+def boxes(ax):
+    """Where genes are drawn, each with the end of its branch, in pixels."""
+    ends = {tuple(line.get_xydata()[0].round(6)): line.get_xydata()[1] for line in ax.lines
+            if line.get_xydata()[0, 1] == line.get_xydata()[1, 1]}  # fmt: skip
+    for text in genes_of(ax):
+        if text.get_text():
+            end = ax.transData.transform(ends[tuple(np.round(text.get_position(), 6))])
+            yield text.get_window_extent(), ax.transData.transform(text.get_position()), end
+
+
+@pytest.mark.parametrize("size", [None, (9, 5), (6, 3)])
+@pytest.mark.parametrize("prefix", ["", "ENSG00000187634."])
+def test_genes_keep_to_the_room_above_their_branch(run, size, prefix):
+    """They overlap neither each other nor a line, whatever size the figure has in the end, and none is cut."""
+    run.var_names = [f"{prefix}{name}" for name in run.var_names]
+    rank(run, "of_25")
+    ax = sctag.pl.tree(run, "of_25", n_genes=4, color="group", show=False)
+    if size:
+        ax.figure.set_size_inches(size)
+    found = shown_genes(ax)
+    assert set().union(*found.values()) <= set(run.var_names)
+    assert size or len(found) > (10 if prefix else 20)
+    drawn = list(boxes(ax))
+    lines = [ax.transData.transform(line.get_xydata()) for line in ax.lines]
+    for i, (box, start, end) in enumerate(drawn):
+        assert start[0] < box.x0 < box.x1 < end[0]
+        assert start[1] < box.y0 < box.y1 < ax.get_window_extent().y1  # below the legend
+        assert not any(box.overlaps(other) for other, *_ in drawn[:i])
+        for (x0, y0), (x1, y1) in lines:
+            is_apart = max(x0, x1) < box.x0 or min(x0, x1) > box.x1 or max(y0, y1) < box.y0 or min(y0, y1) > box.y1
+            assert is_apart
+
+
+def test_genes_are_wrapped_and_never_cut():
+    from sctag_tools.pl._fitted_names import wrapped
+
+    names = ["CD3D", "LYZ", "HLA-DRA", "NKG7"]
+    assert wrapped(names, 40, 1, len) == "CD3D, LYZ, HLA-DRA, NKG7"
+    assert wrapped(names, 23, 1, len) == "CD3D, LYZ, HLA-DRA"
+    assert wrapped(names, 13, 3, len) == "CD3D, LYZ,\nHLA-DRA, NKG7"
+    assert wrapped(names, 12, 2, len) == "CD3D, LYZ,\nHLA-DRA"
+    assert wrapped(names, 6, 4, len) == "CD3D,\nLYZ"  # not NKG7 in place of a better one
+    assert wrapped(names, 3, 4, len) == wrapped(names, 40, 0, len) == ""
+
+
+def test_names_of_genes_are_no_formulas_and_have_the_color_of_the_style(run):
+    run.var_names = [rf"$\frac{name}$" for name in run.var_names]
+    rank(run)
+    with plt.style.context("dark_background"):
+        ax = sctag.pl.tree(run, n_genes=1, show=False)
+        assert {text.get_color() for text in genes_of(ax)} == {mpl.rcParams["text.color"]}
+        assert set().union(*shown_genes(ax).values()) <= set(run.var_names)
+
+
+def test_genes_in_given_axes(run):
+    rank(run)
+    figure, (ax, beside) = plt.subplots(1, 2, figsize=(14, 4), layout="constrained")
+    sctag.pl.tree(run, ax=ax, n_genes=2, show=False)
+    sctag.pl.tree(run, ax=beside, n_genes=2, color="group", show=False)  # which takes room from the first
+    assert shown_genes(ax)
+    assert figure.get_size_inches().tolist() == [14, 4]
+    assert all(box.x1 < end[0] for one in (ax, beside) for box, _, end in boxes(one))
+
+
 # --- axes ---
 
 
@@ -269,6 +475,10 @@ def test_text_beside_the_tree_stays_in_the_figure(run, color):
         ({"color": "none"}, KeyError, r"color='none' is neither a column of adata\.obs nor a gene"),
         ({"n_below": -1}, ValueError, "n_below must be at least 0, got -1"),
         ({"n_below": 1.5}, TypeError, "n_below must be an integer"),
+        ({"n_genes": -1}, ValueError, "n_genes must be at least 0, got -1"),
+        ({"n_genes": True}, TypeError, "n_genes must be an integer"),
+        ({"n_genes": 2}, KeyError, r"sctag_splits.*run `sctag\.tl\.rank_genes_splits\(adata, key='sctag'\)` first"),
+        ({"n_genes": 2, "key": "of_6"}, KeyError, r"`sctag\.tl\.rank_genes_splits\(adata, key='of_6'\)` first"),
     ],
 )
 def test_what_is_refused(run, unchanged, options, error, match):

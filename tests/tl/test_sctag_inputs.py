@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
@@ -295,3 +297,93 @@ def test_new_cells_will_find_neighbors_as_the_graph_was_built(graphed):
             assert found.representation is None
             continue
         np.testing.assert_array_equal(found.representation, graphed.obsm["X_scVI"][:, :3].astype(np.float32))
+
+
+# --- what joined and old files bring ---
+
+
+def _joined(blobs, first, second):
+    """The blobs twice, each half in its own form."""
+    halves = [blobs.copy(), blobs.copy()]
+    for half, form in zip(halves, (first, second), strict=True):
+        if form in {"logged", "scaled"}:
+            sc.pp.normalize_total(half, target_sum=1e4)
+        if form == "logged":
+            sc.pp.log1p(half)
+        if form == "deep":  # so that the largest value is no logarithm
+            half.X = half.X * 30
+        if form == "corrected":
+            half.X.data = half.X.data * np.random.default_rng(0).uniform(0.5, 9, half.X.nnz).astype(np.float32)
+    return anndata.concat(halves, index_unique="-")
+
+
+@pytest.mark.parametrize("kind", ["csr", "dense"])
+def test_logged_cells_among_counts_are_refused_with_their_number(blobs, kind):
+    adata = _joined(blobs, "logged", "deep")
+    if kind == "dense":
+        adata.X = adata.X.toarray()
+    sctag.pp.build_graph(adata)
+    with pytest.raises(ValueError, match=r"150 of 300 cells of adata\.X look log-normalized and 150 hold counts"):
+        inputs_of(adata)
+    with pytest.raises(ValueError, match="150 of 300 cells"):
+        inputs_of(_graphed(_joined(blobs, "logged", "corrected")))
+
+
+def test_values_of_one_total_without_a_logarithm_are_told(blobs):
+    with pytest.raises(ValueError, match=r"normalized without a logarithm.*check_values=False"):
+        inputs_of(_graphed(_joined(blobs, "scaled", "scaled")))
+
+
+def test_corrected_counts_are_still_corrected_counts(blobs):
+    for other in ("corrected", "deep"):
+        with pytest.warns(UserWarning, match="corrected counts"):
+            inputs_of(_graphed(_joined(blobs, "corrected", other)))
+
+
+def _graphed(adata):
+    sctag.pp.build_graph(adata)
+    return adata
+
+
+def test_a_layer_of_one_of_two_joined_sets_is_named(blobs):
+    """There is no cell to filter, so nothing is said of a filter."""
+    one = blobs.copy()
+    one.layers["counts"] = one.X.copy()
+    adata = anndata.concat([one, blobs], join="outer", index_unique="-")
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    sctag.pp.build_graph(adata)
+    match = (
+        r"adata\.layers\['counts'\] holds nothing for 150 of 300 cells \(the first is row 150\).*before they are joined"
+    )
+    with pytest.raises(ValueError, match=match) as caught:
+        inputs_of(adata)
+    assert "filter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n_neighbors", [np.array([10]), None, 10])
+def test_graphs_of_old_files_are_read_as_scanpy_reads_them(blobs, short, n_neighbors):
+    """Without the names of their matrices, and with a number in an array."""
+    sc.pp.neighbors(blobs, 10, use_rep="X")
+    blobs.uns["neighbors"] = {"params": {"n_neighbors": n_neighbors, "method": np.str_("umap")}}
+    sctag.tl.sctag(blobs, 3, neighbors_key="neighbors", **short)
+    model = sctag.ScTAG.from_anndata(blobs)
+    assert model.reference.n_neighbors == (14 if n_neighbors is None else 9)
+
+
+@pytest.mark.parametrize(("names", "shown"), [(["nan", float("nan"), "c"], "nan"), (["a", "b\0", "c"], "b")])
+@pytest.mark.parametrize("axis", ["obs", "var"])
+def test_names_that_no_file_can_hold_are_refused_before_the_work(graphed, unchanged, names, shown, axis):
+    given = pd.Index([*names, *getattr(graphed, f"{axis}_names")[3:]], dtype=object)
+    getattr(graphed, axis).index = given
+    with pytest.raises(ValueError, match=rf"adata\.{axis}_names holds 1 names that are no text .*{shown}.*number 1"):
+        inputs_of(graphed)
+
+
+def test_an_empty_x_beside_a_layer_of_counts(blobs, short):
+    expected = blobs.copy()
+    sctag.pp.build_graph(expected)
+    blobs.layers["counts"], blobs.X = blobs.X.copy(), None
+    sctag.pp.build_graph(blobs)
+    np.testing.assert_array_equal(blobs.obsm["X_pca"], expected.obsm["X_pca"])
+    sctag.tl.sctag(blobs, 3, **short)

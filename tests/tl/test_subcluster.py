@@ -129,6 +129,11 @@ def test_one_cloud_is_not_parted_and_the_best_candidate_is_named(groups, quick):
         sctag.tl.subcluster(adata, groups, progress_bar=False)
     assert [warning.filename for warning in caught] == [__file__]
     assert list(adata.obs["sctag_sub"].cat.categories) == (["0", "1"] if groups == "1" else ["0+1"])
+    # One cluster would be sure of itself, which says nothing: what was known stays.
+    np.testing.assert_array_equal(adata.obs["sctag_sub_confidence"], adata.obs["sctag_confidence"])
+    confidence = adata.uns["sctag_sub"]["cluster_confidence"]["confidence"]
+    old = adata.uns["sctag"]["cluster_confidence"]["confidence"]
+    np.testing.assert_array_equal(confidence, old if groups == "1" else [np.nan])
 
 
 # --- what goes in and out ---
@@ -202,6 +207,8 @@ def test_an_earlier_one_is_replaced(nested, quick):
     ({"groups": "9"}, ValueError, r"groups names \['9'\].*there are \['0', '1'\]"),
     ({"groups": ["0", "0"]}, ValueError, "each once"),
     ({"groups": []}, ValueError, "must name clusters"),
+    ({"groups": 0}, TypeError, "groups must be a name or a list of names, such as '0', got 0"),
+    ({"groups": ["0", 1]}, TypeError, "groups must be a name"),
     ({"key": "leiden"}, KeyError, "no scTAG result 'leiden'"),
     ({"key_added": "sctag"}, ValueError, "something else under 'sctag'"),
     ({"key_added": "kind"}, ValueError, "something else under 'kind'"),
@@ -227,7 +234,7 @@ def test_other_tools_say_what_it_is(nested, quick, unchanged):
     sctag.tl.subcluster(nested, "0", 2, **quick)
     with unchanged(nested), pytest.raises(ValueError, match=r"tl\.subcluster.*keeps no tree"):
         sctag.tl.cut(nested, key="sctag_sub")
-    with unchanged(nested), pytest.raises(KeyError, match="model"):
+    with unchanged(nested), pytest.raises(KeyError, match=r"keeps no model; name.*'sctag'.*obs=\['sctag_sub'\]"):
         sctag.tl.denoise(nested, key="sctag_sub")
 
 
