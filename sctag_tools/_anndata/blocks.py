@@ -22,7 +22,27 @@ def is_in_memory(matrix: Any) -> bool:
 
 
 def row_blocks(matrix: Any) -> Iterator[Any]:
-    """The rows in order, as arrays or sparse matrices in memory."""
+    """The rows in order, as arrays or sparse matrices in memory; ValueError for what is damaged or masked."""
+    for block in _row_blocks(matrix):
+        check_structure(block)
+        yield block
+
+
+def check_structure(block: Any) -> None:
+    """Raise ValueError for a sparse matrix with impossible indices, which would end the interpreter, or a mask."""
+    if isinstance(block, np.ma.MaskedArray):
+        msg = "A matrix of adata is a masked array, whose mask would be lost; fill it first: `matrix.filled(0)`."
+        raise ValueError(msg)
+    if not sparse.issparse(block):
+        return
+    try:
+        block.check_format(full_check=True)
+    except ValueError as error:
+        msg = f"A sparse matrix of adata is damaged ({error}); read or make it again."
+        raise ValueError(msg) from error
+
+
+def _row_blocks(matrix: Any) -> Iterator[Any]:
     from anndata.abc import CSCDataset
 
     if is_in_memory(matrix):

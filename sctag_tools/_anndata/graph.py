@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
-from .blocks import whole
+from .blocks import check_structure, whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,6 +27,7 @@ def get_graph(adata: AnnData, neighbors_key: str, what: Literal["connectivities"
             "with `neighbors_key=` (scanpy's own is 'neighbors')."
         )
         raise KeyError(msg)
+    check_structure(adata.obsp[name])
     graph = sparse.csr_matrix(adata.obsp[name])
     if not np.isfinite(graph.data).all() or (graph.data < 0).any():
         msg = f"The graph {neighbors_key!r} has negative or non-finite weights; rebuild it."

@@ -387,3 +387,34 @@ def test_an_empty_x_beside_a_layer_of_counts(blobs, short):
     sctag.pp.build_graph(blobs)
     np.testing.assert_array_equal(blobs.obsm["X_pca"], expected.obsm["X_pca"])
     sctag.tl.sctag(blobs, 3, **short)
+
+
+@pytest.mark.parametrize("where", ["X", "layer", "graph"])
+@pytest.mark.parametrize("index", [10**8, 150, -1])
+@pytest.mark.parametrize("kind", ["csr", "csc"])
+def test_a_damaged_matrix_is_told_before_it_ends_the_interpreter(graphed, unchanged, where, index, kind):
+    """An index beyond the matrix is read from anywhere in memory; one below it is taken in silence."""
+    damaged = graphed.obsp["sctag_neighbors_connectivities"] if where == "graph" else graphed.X
+    damaged = sparse.csc_matrix(damaged) if kind == "csc" else damaged.copy()
+    damaged.indices[5] = index
+    if where == "graph":
+        graphed.obsp["sctag_neighbors_connectivities"] = damaged
+    elif where == "X":
+        graphed.X = damaged
+    else:
+        graphed.layers["mine"] = damaged
+    with pytest.raises(ValueError, match="A sparse matrix of adata is damaged"):
+        sctag.tl.sctag(graphed, 3, layer="mine" if where == "layer" else None)
+    assert "sctag" not in graphed.uns
+    if where == "X":
+        del graphed.obsm["X_pca"]
+        with pytest.raises(ValueError, match="A sparse matrix of adata is damaged"):
+            sctag.pp.build_graph(graphed)
+
+
+def test_a_masked_array_is_told(graphed):
+    graphed.layers["masked"] = np.ma.masked_greater(graphed.X.toarray(), 5)
+    if not isinstance(graphed.layers["masked"], np.ma.MaskedArray):
+        pytest.skip("this anndata drops the mask")
+    with pytest.raises(ValueError, match=r"masked array.*filled\(0\)"):
+        sctag.tl.sctag(graphed, 3, layer="masked")
