@@ -15,6 +15,12 @@ def find_batches(adata: AnnData, batch_key: str | None) -> tuple[NDArray[np.int6
     """(n_obs,) number of the batch of each cell, and their names; None and [""] without a key or with one batch."""
     if batch_key is None:
         return None, [""]
+    if not isinstance(batch_key, str):
+        msg = f"batch_key must be the name of one column of adata.obs, got {batch_key!r}."
+        if isinstance(batch_key, (list, tuple)) and batch_key:
+            columns = " + '-' + ".join(f"adata.obs[{name!r}].astype(str)" for name in batch_key)
+            msg += f" To join columns: `adata.obs['batch'] = {columns}`."
+        raise TypeError(msg)
     if batch_key not in adata.obs:
         msg = f"batch_key={batch_key!r} is no column of adata.obs; there are {list(adata.obs)}."
         raise KeyError(msg)

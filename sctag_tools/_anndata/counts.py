@@ -9,7 +9,7 @@ from scipy import sparse
 
 from .. import _logging as logg
 from .._checks import AdvisedError, check_flag
-from .blocks import Values, columns_and_totals, is_in_memory
+from .blocks import Values, columns_and_totals, is_in_memory, row_blocks
 from .cell_kinds import CellKinds
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def _check_counts(adata: AnnData, matrix: object, name: str) -> None:
     where = "adata.X" if name == "X" else f"adata.layers[{name!r}]"
     values = Values.from_matrix(matrix)
     if not values.finite:
-        raise _no_counts(adata, f"{where} holds NaN or infinite values, raw counts are needed.")
+        problem = f"{where} holds NaN or infinite values, raw counts are needed."
+        if _has_nan(matrix):
+            problem += " If data sets with other genes were joined: `anndata.concat(..., fill_value=0)`."
+        raise _no_counts(adata, problem)
     if values.least < 0:
         raise _no_counts(adata, f"{where} holds negative values, raw counts are needed.")
     if values.are_counts:
@@ -75,6 +78,10 @@ def _check_counts(adata: AnnData, matrix: object, name: str) -> None:
         raise _no_counts(adata, f"{where} looks log-normalized, raw counts are needed.", may_skip=True)
     _check_cells(adata, matrix, where)
     logg.warn(f"{where} holds non-integer values; they are taken as corrected counts (SoupX, CellBender, RSEM).")
+
+
+def _has_nan(matrix: object) -> bool:
+    return any(bool(np.isnan(block.data if sparse.issparse(block) else block).any()) for block in row_blocks(matrix))
 
 
 def _check_cells(adata: AnnData, matrix: object, where: str) -> None:

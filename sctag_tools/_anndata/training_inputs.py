@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _MADE_OF_GENES = {None, "X_pca", "X"}  # representations that new cells can be put into from their counts
 _DEFAULT_NEIGHBORS = 15
+_GENE_TYPE = "Gene Expression"  # in var["feature_types"] of 10x files
 _MIN_BATCH_CELLS = 10
 _MAX_ISOLATED_SHARE = 0.01
 _MAX_LOST_SHARE = 0.005
@@ -65,6 +66,7 @@ class TrainingInputs:
         """Read from ``adata``, which stays as it is."""
         connectivities = get_graph(adata, neighbors_key, "connectivities")
         genes, mask_name = select_genes(adata, mask_var)
+        _check_feature_types(adata, genes)
         batches, categories = find_batches(adata, batch_key)
         matrix, source = find_counts(adata, layer, check_values=check_values)
         counts, totals = columns_and_totals(matrix, np.flatnonzero(genes))
@@ -123,6 +125,24 @@ def _representation(adata: AnnData, graph_params: dict[str, Any]) -> NDArray[np.
         return None
     x = get_representation(adata, str(name))
     return np.ascontiguousarray(x[:, : graph_params.get("n_pcs", x.shape[1])], dtype=np.float32)
+
+
+def _check_feature_types(adata: AnnData, genes: NDArray[np.bool_]) -> None:
+    """Antibodies, hashtags and peaks have counts of another kind: ValueError if there are no genes, else a warning."""
+    if "feature_types" not in adata.var:
+        return
+    others = genes & (adata.var["feature_types"].astype(str) != _GENE_TYPE).to_numpy()
+    if not others.any():
+        return
+    kinds = sorted(set(adata.var["feature_types"].astype(str)[others]))
+    keep = f"adata = adata[:, adata.var['feature_types'] == '{_GENE_TYPE}'].copy()"
+    if others.sum() == genes.sum():
+        msg = f"None of the features is a gene ({', '.join(kinds)}); the method needs counts of genes."
+        raise ValueError(msg)
+    logg.warn(
+        f"{int(others.sum())} of {int(genes.sum())} features are no genes ({', '.join(kinds)}), and have counts of "
+        f"another kind. To leave them out: `{keep}`."
+    )
 
 
 def _check_names(adata: AnnData) -> None:

@@ -251,6 +251,10 @@ def _check_arrays(arrays: Arrays, config: Config, n_neighbors: int) -> None:
         _require(shape == expected, f"the array {name!r} has shape {shape}, not {expected}")
     n_batches = lengths["batches_and_all"] - 1
     _require(all(lengths.values()) and n_batches and lengths["cells"] >= n_neighbors, "an array is too short")
+    for name in ("cells.proba", "cells.confidence"):
+        _require(((arrays[name] >= 0) & (arrays[name] <= 1 + 1e-4)).all(), f"the array {name!r} is not within 0 and 1")
+    for name in ("scales", "scaler.std", "joint_latent.scales"):
+        _require((arrays[name] > 0).all(), f"the array {name!r} is not positive")
     batch_index = arrays["cells.batch_index"]
     _require(((batch_index >= 0) & (batch_index < n_batches)).all(), "a batch number is out of range")
     _require((arrays["cells.deviance"] >= 0).any(), "no cell is left to compare new ones with")

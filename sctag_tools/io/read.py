@@ -120,6 +120,9 @@ def _read_as(kind: str, path: Path, **options: bool) -> AnnData:
     except (AdvisedError, ImportError, MemoryError, PermissionError, Warning):
         raise
     except Exception as error:
+        if "filter" in str(error) and ("registered" in str(error) or "plugin" in str(error)):
+            msg = f"{path} needs a filter that h5py does not have: `pip install hdf5plugin`, then `import hdf5plugin`."
+            raise ValueError(msg) from error
         msg = f"{path} could not be read as {kind}; it may be damaged or incomplete. {error}"
         raise ValueError(msg) from error
 

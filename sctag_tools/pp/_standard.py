@@ -18,6 +18,7 @@ def prepare_counts(adata: AnnData, n_top_genes: int, random_state: int | None) -
     adata.uns.pop("log1p", None)  # of what X held before
     sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
     sc.pp.log1p(adata)
+    adata.uns["log1p"].pop("base", None)  # None, which older readers refuse
     with warnings.catch_warnings():  # fewer genes than wanted may vary
         warnings.filterwarnings("ignore", message="`n_top_genes` > number of normalized dispersions")
         sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes)

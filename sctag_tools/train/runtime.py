@@ -47,6 +47,8 @@ def own_torch_state(seed: int, device: torch.device) -> Iterator[None]:
         kept.enter_context(torch.random.fork_rng([]))
         kept.enter_context(torch.inference_mode(mode=False))
         kept.enter_context(torch.enable_grad())
+        for kind in {"cpu", device.type} & {"cpu", "cuda"}:  # Fabric has its own precision
+            kept.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":  # entered only then, since it slows every call
             kept.enter_context(torch.device("cpu"))
         if device.type == "cuda":  # its generator is that of the current device

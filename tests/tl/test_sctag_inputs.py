@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+import torch
 from anndata import AnnData
 from scipy import sparse
 
@@ -418,3 +419,38 @@ def test_a_masked_array_is_told(graphed):
         pytest.skip("this anndata drops the mask")
     with pytest.raises(ValueError, match=r"masked array.*filled\(0\)"):
         sctag.tl.sctag(graphed, 3, layer="masked")
+
+
+def test_features_that_are_no_genes_are_told(graphed, short):
+    kinds = np.array(["Gene Expression"] * 110 + ["Antibody Capture"] * 10)
+    graphed.var["feature_types"] = pd.Categorical(kinds)
+    with pytest.warns(UserWarning, match="10 of 120 features are no genes \\(Antibody Capture\\).*feature_types"):
+        inputs_of(graphed)
+    inputs_of(graphed, mask_var=kinds == "Gene Expression")
+    with pytest.raises(ValueError, match="None of the features is a gene"):
+        inputs_of(graphed, mask_var=kinds != "Gene Expression")
+
+
+def test_several_columns_of_batches_are_to_be_joined(graphed, unchanged):
+    graphed.obs["donor"], graphed.obs["day"] = "a", "b"
+    match = r"one column.*adata\.obs\['batch'\] = adata\.obs\['donor'\]\.astype\(str\) \+ '-' \+ adata\.obs\['day'\]"
+    for call in (sctag.pp.build_graph, sctag.tl.sctag):
+        with unchanged(graphed), pytest.raises(TypeError, match=match):
+            call(graphed, batch_key=["donor", "day"])
+
+
+def test_gaps_of_an_outer_join_are_named(blobs):
+    adata = anndata.concat([blobs[:, :60].copy(), blobs[:, 30:].copy()], join="outer", index_unique="-")
+    adata.X = adata.X.toarray()
+    adata.X[:150, 60:] = np.nan
+    adata.uns["mine"] = {"connectivities_key": "mine"}
+    adata.obsp["mine"] = sparse.eye(300, format="csr")
+    with pytest.raises(ValueError, match=r"NaN or infinite values.*concat\(\.\.\., fill_value=0\)"):
+        sctag.tl.sctag(adata, 3, neighbors_key="mine")
+
+
+def test_automatic_mixed_precision_around_the_call_does_not_matter(graphed, short):
+    expected = sctag.tl.sctag(graphed, 3, copy=True, **short)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        sctag.tl.sctag(graphed, 3, **short)
+    np.testing.assert_array_equal(graphed.obsm["X_sctag"], expected.obsm["X_sctag"])
