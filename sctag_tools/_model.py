@@ -118,8 +118,8 @@ class ScTAG:
         config = Config.from_options(f"{_CLASS}.train", ("training", "runtime"), options, base=self._config)
         self.train_with_config(config)
 
-    def train_with_config(self, config: Config) -> None:
-        """The same with the options in one object, those of the model included."""
+    def train_with_config(self, config: Config, checkpoint: Path | None = None) -> None:
+        """The same with the options in one object, those of the model included, and a folder for checkpoints."""
         inputs = self._inputs
         if inputs is None:
             msg = "A loaded model holds no counts to train on; build a new one from the AnnData: `ScTAG(adata)`."
@@ -128,8 +128,8 @@ class ScTAG:
         from .train.launch import fit_alone_or_in_processes  # torch and PyG load in there
 
         arrays = {name: getattr(inputs, name) for name in ("counts", "totals", "connectivities", "batch_index")}
-        progress, settings = config.progress_bar and logg.verbosity() > 0, inputs.neighbor_settings()
-        result = fit_alone_or_in_processes(config, **arrays, neighbor_settings=settings, progress=progress)
+        arrays |= {"checkpoint": checkpoint, "neighbor_settings": inputs.neighbor_settings()}
+        result = fit_alone_or_in_processes(config, **arrays, progress=config.progress_bar and logg.verbosity() > 0)
         logg.warn_of_fewer_clusters(config.n_clusters, result.n_clusters)
         logg.warn_of_one_cluster(result.n_clusters_curve, len(inputs.totals))
         if result.reference is not None:  # there is one wherever neighbor settings are given

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..io.atomic import replacing
+from .._atomic import replacing
 from ._files import write_result
 from ._report import describe
 

@@ -66,7 +66,7 @@ def check_result(adata: AnnData, target: Path) -> None:
     """Refuse before the work what could not be written after it: a folder that is closed, cells that no file takes."""
     from anndata import AnnData
 
-    from ..io.atomic import require_writable_folder, unfinished_beside
+    from .._atomic import require_writable_folder, unfinished_beside
 
     require_writable_folder(target, "--out")
     trial = unfinished_beside(target)
@@ -84,7 +84,7 @@ def check_result(adata: AnnData, target: Path) -> None:
 
 def write_result(adata: AnnData, target: Path) -> None:
     """Write the result; an earlier file of this name stays until the new one is complete."""
-    from ..io.atomic import replacing
+    from .._atomic import replacing
 
     with replacing(target) as unfinished:
         adata.write_h5ad(unfinished)

@@ -54,6 +54,10 @@ LabelKey = Annotated[
 ]
 KeyAdded = Annotated[str, of_output(help="Name of the results.", metavar="NAME")]
 Save = Annotated[Path | None, of_output(help="New or empty folder for the model, for `sctag map`.", metavar="FOLDER")]
+CheckpointFolder = Annotated[
+    Path | None,
+    of_output(help="Folder for the state of the training; the same command goes on from it.", metavar="FOLDER"),
+]
 Overwrite = Annotated[bool, of_output("--overwrite", help="Replace an earlier model in the folder of --save.")]
 Quiet = Annotated[bool, of_output("--quiet", help="No progress bars.")]
 

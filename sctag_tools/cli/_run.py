@@ -43,6 +43,7 @@ def run(
     key_added: opt.KeyAdded = "sctag",
     save: opt.Save = None,
     overwrite: opt.Overwrite = False,
+    checkpoint: opt.CheckpointFolder = None,
     quiet: opt.Quiet = False,
     **options: Any,
 ) -> None:
@@ -52,7 +53,7 @@ def run(
     target = target_file(data, out, "sctag")
     label_key = find_label_key(adata, label_key, data)
     published = {} if preset == "default" else {"n_top_genes": n_top_genes}
-    choices = {"preset": preset, "batch_key": batch_key, "key_added": key_added, **published}
+    choices = {"preset": preset, "batch_key": batch_key, "key_added": key_added, "checkpoint": checkpoint, **published}
     _check(adata, config, choices, save, target, overwrite=overwrite)
     counts_layer = _keep_counts(adata, layer, check_values=check_values)
     prepare_counts(adata, n_top_genes, config.random_state)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .atomic import is_unfinished, replacing, sync
+from .._atomic import is_unfinished, replacing, sync
 from .model_format import FORMAT, Arrays, check_format, refuse
 
 ARRAYS, RECORD = "model.safetensors", "model.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from .. import _logging as logg
@@ -45,6 +46,7 @@ def sctag(
     check_values: bool = True,
     store_model: bool = True,
     save: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     key_added: str = "sctag",
     copy: bool = False,
     **options: Any,
@@ -91,6 +93,10 @@ def sctag(
         written and read.
     save
         New or empty folder to write the model into (:meth:`sctag_tools.ScTAG.save`), once the results are in ``adata``.
+    checkpoint
+        Folder in which the state of the pretraining is saved every 100 steps. If the run is ended, the same call (with
+        the same data, options and seed) goes on from there and finds the same. Removed when the results are written.
+        Not for the published presets.
     key_added
         Name of the results; a second run under another name leaves the first as it is.
     copy
@@ -134,9 +140,10 @@ def sctag(
     KeyError
         If the layer, the batch column or the graph does not exist.
     FileExistsError
-        If the folder ``save`` holds anything.
+        If the folder ``save`` holds anything, or ``checkpoint`` is a file.
     ValueError
-        If the values are not counts, a cell has none, an option is out of range, or a name is taken.
+        If the values are not counts, a cell has none, an option is out of range, a name is taken, or the checkpoint is
+        of another run.
     TypeError
         If an option has the wrong type, or is unknown.
     NotImplementedError
@@ -159,7 +166,7 @@ def sctag(
     check_flag("store_model", store_model)
     check_call(
         adata, config, preset=preset, neighbors_key=neighbors_key, batch_key=batch_key, mask_var=mask_var,
-        n_top_genes=n_top_genes, save=save, key_added=key_added, copy=copy,
+        n_top_genes=n_top_genes, save=save, key_added=key_added, copy=copy, checkpoint=checkpoint,
     )  # fmt: skip
     inputs: dict[str, Any] = {"layer": layer, "neighbors_key": neighbors_key, "check_values": check_values}
     keys = ResultKeys(key_added)
@@ -167,7 +174,7 @@ def sctag(
     if preset == "default":
         model = ScTAG(adata, config.n_clusters, mask_var=mask_var, batch_key=batch_key, **inputs)
         adata, start = working_copy(adata, copy=copy), logg.info("clustering with scTAG")
-        model.train_with_config(config)
+        model.train_with_config(config, None if checkpoint is None else Path(checkpoint))
         found, record = model.reference.cells, dict(model.registry.run)
         if store_model:
             record[MODEL] = model.to_uns()
@@ -180,6 +187,10 @@ def sctag(
         logg.warn_of_fewer_clusters(n_clusters, result.n_clusters)
         found, record = result, result.record(params)
     keys.write(adata, found, record)
+    if checkpoint is not None:
+        from ..train.checkpoint import remove_checkpoint
+
+        remove_checkpoint(Path(checkpoint))
     if save is not None:  # last, so that a full disk costs only the folder
         model.save(save)
     held = "parameters, history and model" if MODEL in record else "parameters and history"
@@ -206,6 +217,7 @@ def check_call(
     neighbors_key: str = GRAPH_KEY,
     mask_var: object = DEFAULT,
     n_top_genes: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     copy: bool = False,
 ) -> None:
     """Raise what :func:`sctag` would raise before it reads the counts; the command line asks this first."""
@@ -218,6 +230,8 @@ def check_call(
         raise ValueError(msg)
     ResultKeys(key_added).require_free(adata)
     config.check_cells(adata.n_obs)
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint, preset)
     if preset == "default":
         find_batches(adata, batch_key)
         if n_top_genes is not None:
@@ -233,3 +247,12 @@ def check_call(
         from ..io.model_folder import check_model_folder
 
         check_model_folder(save)
+
+
+def _check_checkpoint(checkpoint: str | os.PathLike[str], preset: str) -> None:
+    if preset != "default":
+        msg = "checkpoint= is not for the published presets."
+        raise ValueError(msg)
+    if Path(checkpoint).is_file():
+        msg = f"checkpoint={str(checkpoint)!r} is a file; name a folder."
+        raise FileExistsError(msg)

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..cluster.hierarchy import Hierarchy
 from ..mapping.reference import CellResults, NeighborSettings, ReferenceModel
 from ..nn.joint_latent import JointLatent
 from ..nn.network import Ensemble
+from .checkpoint import Checkpoint, fingerprint_of
 from .config import Config
 from .data import TrainingData
 from .preprocessing import canonical_order
@@ -35,6 +37,7 @@ def fit(
     batch_index: NDArray[np.int64] | None = None,
     neighbor_settings: NeighborSettings | None = None,
     progress: bool = False,
+    checkpoint: Path | None = None,
 ) -> FitResult:
     """Learn a latent and clusters of the cells.
 
@@ -42,7 +45,8 @@ def fit(
     over all genes, positive; ``connectivities`` (n_cells, n_cells) edge weights of the cell graph, CSR;
     ``batch_index`` (n_cells,) experimental batches from 0, None if there is one. ``neighbor_settings`` say how new
     cells will find their neighbors; without them the networks are not kept. With ``config.devices`` above 1 this
-    process is one of so many (:mod:`.launch` starts them).
+    process is one of so many (:mod:`.launch` starts them). The state of the training is saved in the folder
+    ``checkpoint``, and taken up from there.
 
     Global random states are left as they were. Equal seeds give equal results whatever the order of the cells, and
     whatever the number of processes, up to rounding.
@@ -51,6 +55,10 @@ def fit(
     counts, totals, connectivities = counts[order], totals[order], connectivities[order][:, order]
     counts.sum_duplicates()
     batch_index = None if batch_index is None else batch_index[order]
+    kept = None
+    if checkpoint is not None:
+        arrays = _arrays(counts, totals, connectivities, batch_index)
+        kept = Checkpoint(checkpoint, fingerprint_of(config, arrays))
     settings = None if neighbor_settings is None else neighbor_settings.take(order)
     fabric = _launch_fabric(config)
     seed = int(config.random_state or 0)
@@ -59,7 +67,7 @@ def fit(
     with own_torch_state(seed, fabric.device), own_threads() if alone_on_cpu else nullcontext():
         with stage("hop features"):
             data = TrainingData(counts, totals, connectivities, config.n_hops, batch_index, fabric.device)
-        result = _fit_ordered(data, config, fabric, settings, stage, progress=progress)
+        result = _fit_ordered(data, config, fabric, settings, stage, progress=progress, checkpoint=kept)
     back = np.argsort(order)
     per_cell: dict[str, Any] = {
         name: np.ascontiguousarray(getattr(result, name)[back]) for name in ("latent", "proba", "labels", "confidence")
@@ -69,6 +77,19 @@ def fit(
     if result.reference is not None:
         per_cell["reference"] = replace(result.reference, cells=result.reference.cells.take(back))
     return replace(result, **per_cell)
+
+
+def _arrays(
+    counts: sparse.csr_matrix,
+    totals: NDArray[np.floating],
+    connectivities: sparse.csr_matrix,
+    batch_index: NDArray[np.int64] | None,
+) -> dict[str, NDArray[Any]]:
+    """What a run is told by, beside its options."""
+    arrays: dict[str, NDArray[Any]] = {"totals": totals}
+    for name, matrix in (("counts", counts), ("connectivities", connectivities)):
+        arrays |= {f"{name}.{part}": getattr(matrix, part) for part in ("data", "indices", "indptr")}
+    return arrays if batch_index is None else {**arrays, "batch_index": batch_index}
 
 
 def _launch_fabric(config: Config) -> Fabric:
@@ -95,11 +116,12 @@ def _fit_ordered(
     stage: StageTimer,
     *,
     progress: bool,
+    checkpoint: Checkpoint | None,
 ) -> FitResult:
     """The run, on cells in the canonical order."""
     for_minibatches, for_consensus, for_reference = np.random.default_rng(config.random_state).spawn(3)
     nets = Ensemble(config, data.log_mean_counts, data.n_batches)
-    trainer = Trainer(nets, data, config, fabric, for_minibatches, progress=progress)
+    trainer = Trainer(nets, data, config, fabric, for_minibatches, progress=progress, checkpoint=checkpoint)
     with stage("pretraining"):
         stop_reasons = {"pretraining": trainer.pretrain()}
     with stage("consensus"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from .._threads import ONE_AT_A_TIME, requested_threads
 
@@ -64,6 +65,20 @@ def own_torch_state(seed: int, device: torch.device) -> Iterator[None]:
             torch.set_default_dtype(dtype)
             if generator is not None:
                 generator.set_rng_state(before)
+
+
+def get_random_state(device: torch.device) -> Tensor:
+    """State of torch's generator of a device."""
+    generator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    state: Tensor = torch.get_rng_state() if generator is None else generator.get_rng_state()
+    return state
+
+
+def set_random_state(state: Tensor, device: torch.device) -> None:
+    """Put it back; that of another kind of device is left out."""
+    generator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    if len(state) == len(get_random_state(device)):
+        (torch.set_rng_state if generator is None else generator.set_rng_state)(state)
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from tqdm.auto import tqdm
 from ..nn.minibatch import Minibatch, row_shares
 from ..nn.network import Ensemble
 from ..nn.self_training import target_distribution
+from .checkpoint import SAVE_EVERY, Checkpoint
 from .config import Config
 from .data import TrainingData
+from .runtime import get_random_state, set_random_state
 
 _MIN_PRETRAIN_STEPS = 450  # or until each cell was seen once
 _MAX_CLUSTER_STEPS = 60
@@ -40,7 +42,9 @@ class Trainer:
         rng: np.random.Generator,
         *,
         progress: bool,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        self._checkpoint = checkpoint
         self.nets, self.data, self.config, self.fabric = nets.to(fabric.device), data, config, fabric
         self.progress = progress and fabric.is_global_zero
         self._paired = config.graph_weight > 0  # the graph decoder needs edges within a minibatch, and it whole
@@ -58,7 +62,7 @@ class Trainer:
     def pretrain(self) -> str:
         """Train without clusters, the learning rate rising and falling once; returns why it stopped."""
         steps = self._n_steps(self.config.pretrain_epochs, max(_MIN_PRETRAIN_STEPS, self._steps_per_epoch))
-        return self._run("Pretraining", steps, self.config.learning_rate)
+        return self._run("Pretraining", steps, self.config.learning_rate, checkpoint=self._checkpoint)
 
     def cluster(self, starts: list[tuple[NDArray[np.float32], float]]) -> str:
         """Self-training until clusters no longer change; returns why it stopped.
@@ -108,15 +112,24 @@ class Trainer:
     def _n_steps(self, epochs: int | None, default: int) -> int:
         return default if epochs is None else epochs * self._steps_per_epoch
 
-    def _run(self, phase: str, steps: int, rate: float, converged: Callable[[int], bool] | None = None) -> str:
+    def _run(
+        self,
+        phase: str,
+        steps: int,
+        rate: float,
+        converged: Callable[[int], bool] | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> str:
         # A new optimizer for each phase, as in the published code: the moments of the last one are of another loss.
         fused = self.fabric.device.type in {"cpu", "cuda"}
         adam = torch.optim.Adam(self.nets.parameters(), lr=rate, fused=fused)
         schedule = None
         if converged is None and steps:
             schedule = OneCycleLR(adam, rate, total_steps=steps, pct_start=_WARM_UP, cycle_momentum=False)
+        first = 0 if checkpoint is None else self._resume(checkpoint, adam, schedule)
         module, optimizer = self.fabric.setup(self.nets, adam)
-        with tqdm(range(steps), desc=phase, disable=not self.progress, leave=False, mininterval=0.5) as bar:
+        steps_left, hidden = range(first, steps), not self.progress
+        with tqdm(steps_left, phase, steps, initial=first, disable=hidden, leave=False, mininterval=0.5) as bar:
             for step in bar:
                 if converged is not None and converged(step):
                     return "converged"
@@ -131,7 +144,40 @@ class Trainer:
                     schedule.step()
                 if (step + 1) % _REFRESH_EVERY == 0 or step + 1 == steps:
                     bar.set_postfix(self._read_terms(), refresh=False)
+                if checkpoint is not None and ((step + 1) % SAVE_EVERY == 0 or step + 1 == steps):
+                    self._save(checkpoint, step + 1, adam, schedule)
         return "all steps done"
+
+    def _resume(self, checkpoint: Checkpoint, adam: torch.optim.Adam, schedule: OneCycleLR | None) -> int:
+        """Take up the state that was saved, if there is one; returns the steps that were done."""
+        state = checkpoint.load()
+        if state is None:
+            return 0
+        self.nets.load_state_dict(state["nets"])
+        adam.load_state_dict(state["adam"])
+        if schedule is not None:
+            schedule.load_state_dict(state["schedule"])
+        set_random_state(state["random_state"], self.fabric.device)
+        self.history = state["history"]
+        for _ in range(state["step"]):  # minibatches have a generator of their own
+            next(self._rows)
+        return int(state["step"])
+
+    def _save(self, checkpoint: Checkpoint, step: int, adam: torch.optim.Adam, schedule: OneCycleLR | None) -> None:
+        if self._unread:
+            self._read_terms()
+        if not self.fabric.is_global_zero:  # all processes have the same state
+            return
+        checkpoint.save(
+            {
+                "step": step,
+                "nets": self.nets.state_dict(),
+                "adam": adam.state_dict(),
+                "schedule": {} if schedule is None else schedule.state_dict(),
+                "random_state": get_random_state(self.fabric.device),
+                "history": self.history,
+            }
+        )
 
     def _step(self, module: Any, optimizer: Any, shares: list[Minibatch]) -> None:
         """One step; nothing in it waits for the device, or moves to another."""

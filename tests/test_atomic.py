@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sctag_tools.io.atomic import is_unfinished, replacing, require_writable_folder
+from sctag_tools._atomic import is_unfinished, replacing, require_writable_folder
 
 
 def names_in(folder):
