@@ -9,7 +9,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from .._anndata.cluster_names import cluster_names
+from .._anndata.clusters import cluster_names
 from .._keys import MODEL, ResultKeys, is_result
 from .._types import Metric
 from ..cluster.hierarchy import INTEGERS

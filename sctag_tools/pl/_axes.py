@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._show import show_or_return
-
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
@@ -40,6 +40,21 @@ def root_figure(ax: Axes) -> Figure:
     """The whole figure, also of axes in a part of it."""
     figure: Figure = ax.figure.canvas.figure
     return figure
+
+
+def show_or_return(
+    figure: Figure, axes: Iterable[Axes], *, show: bool | None, return_fig: bool
+) -> list[Axes] | Figure | None:
+    """Return the figure if ``return_fig``, else the axes if it is not to be shown; else show it."""
+    import matplotlib.pyplot as plt
+    from scanpy import settings
+
+    if return_fig:
+        return figure
+    if show is False or (show is None and not settings.autoshow):
+        return list(axes)
+    plt.show()
+    return None
 
 
 def show_or_return_axes(ax: Axes, *, is_given: bool, show: bool | None, return_fig: bool) -> Axes | Figure | None:

@@ -11,7 +11,6 @@ from .._anndata.access import require_anndata
 from .._checks import check_number
 from ._axes import axes_to_draw_on, make_room, readable_on, root_figure, show_or_return_axes, text_color
 from ._categories import categories_of, cells_in_both, colors_of
-from ._layers import arrange, places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ROW, _STEP, _LETTER = 1.15, 0.5, 0.085  # inches: from row to row, from node to node, of a letter
+_N_SWEEPS = 8  # over the rows, in search of an order with few crossings
 _AREA, _LEAST_AREA = 1600.0, 36.0  # of a node of all cells, in square points
 _WIDTH = 3.5  # of an edge with all cells of a cluster, in points
 
@@ -172,3 +172,64 @@ def _draw_legend(ax: Axes) -> None:
         handles=lines, title="cells of the\nlower cluster", loc="upper left", bbox_to_anchor=(1, 1), frameon=False,
         fontsize="small", title_fontsize="small", alignment="left",
     )  # fmt: skip
+
+
+def arrange(weights: Sequence[NDArray[np.float64]]) -> list[NDArray[np.int64]]:
+    """The order of the nodes of each row, from left to right, with few crossings of lines.
+
+    ``weights[i]`` (n_upper, n_lower) are those of the lines from row i to row i + 1, 0 for no line. Each node goes to
+    the mean of its neighbors in the row above, then in the row below, and so on (barycenters, Sugiyama et al. 1981);
+    the best of all orders is kept.
+    """
+    orders = [np.arange(weights[0].shape[0]), *(np.arange(weight.shape[1]) for weight in weights)]
+    best, fewest = orders, np.inf
+    for sweep in range(_N_SWEEPS):
+        down = sweep % 2 == 0
+        for row in range(1, len(orders)) if down else range(len(orders) - 2, -1, -1):
+            near, weight = (row - 1, weights[row - 1]) if down else (row + 1, weights[row].T)
+            orders = [*orders[:row], _sorted_by_mean(orders[row], orders[near], weight), *orders[row + 1 :]]
+        crossed = sum(crossings(weight, *orders[i : i + 2]) for i, weight in enumerate(weights))
+        if crossed < fewest:
+            best, fewest = orders, crossed
+    return best
+
+
+def crossings(weight: NDArray[np.float64], upper: NDArray[np.int64], lower: NDArray[np.int64]) -> float:
+    """Sum over all pairs of lines that cross of the product of their weights."""
+    ordered = weight[np.ix_(upper, lower)]
+    to_the_left = np.cumsum(ordered, axis=1) - ordered  # of the same upper node
+    from_further_right = np.cumsum(to_the_left[::-1], axis=0)[::-1] - to_the_left
+    return float((ordered * from_further_right).sum())
+
+
+def places(
+    weights: Sequence[NDArray[np.float64]], orders: Sequence[NDArray[np.int64]], sizes: Sequence[NDArray[np.float64]]
+) -> list[NDArray[np.float64]]:
+    """Horizontal place of each node, in its own numbering: 0, 1, ... in the last row, else above those it leads to.
+
+    Nodes of a row are at least 1 apart, as near to these places as that allows.
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    found, last = [np.empty(0)] * len(orders), len(orders[-1]) - 1
+    found[-1] = np.argsort(orders[-1]).astype(float)
+    for row in range(len(orders) - 2, -1, -1):
+        cells, steps = weights[row] * sizes[row + 1], np.arange(len(orders[row]))
+        total = cells.sum(axis=1)
+        wanted = np.where(total > 0, cells @ found[row + 1] / np.where(total > 0, total, 1), last / 2)
+        # less their steps, places 1 apart are places in order
+        fitted = isotonic_regression(wanted[orders[row]] - steps, y_min=0, y_max=last - steps[-1]) + steps
+        found[row] = fitted[np.argsort(orders[row])]
+    return found
+
+
+def _sorted_by_mean(
+    order: NDArray[np.int64], near: NDArray[np.int64], weight: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """``order`` with each node at the weighted mean rank of its neighbors ``near``; one without stays where it is."""
+    total = weight.sum(axis=0)
+    scale = len(near) / len(order)
+    means = np.argsort(order) * scale
+    linked = total > 0
+    means[linked] = (np.argsort(near) @ weight)[linked] / total[linked]
+    return order[np.argsort(means[order], kind="stable")]

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._keys import ResultKeys
 from ..tl._umap import umap
-from ._axes import root_figure, show_or_return_axes
-from ._show import show_or_return
+from ._axes import root_figure, show_or_return, show_or_return_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

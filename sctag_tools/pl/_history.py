@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._keys import ResultKeys
-from ._show import show_or_return
+from ._axes import show_or_return
 
 if TYPE_CHECKING:
     from anndata import AnnData

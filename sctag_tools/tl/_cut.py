@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import _logging as logg
 from .._anndata.access import require_writable, working_copy
-from .._anndata.colors import inherited_colors
+from .._anndata.clusters import inherited_colors
 from .._anndata.tree import clusters_of_leaves, read_tree
 from .._checks import check_integer, check_name, check_number
 from .._keys import ResultKeys

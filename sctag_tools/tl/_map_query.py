@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import _logging as logg
 from .._anndata.access import require_writable, silent_writing, working_copy
-from .._anndata.annotations import read_annotations, write_annotation
+from .._anndata.cells import read_annotations, write_annotation
 from .._checks import check_name
 from .._keys import ResultKeys
 from .._model import ScTAG

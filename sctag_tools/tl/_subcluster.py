@@ -12,7 +12,7 @@ from scipy import sparse
 from .. import _logging as logg
 from .._anndata.access import require_writable, working_copy
 from .._anndata.blocks import whole
-from .._anndata.colors import inherited_colors
+from .._anndata.clusters import inherited_colors
 from .._anndata.counts import find_counts
 from .._anndata.tree import run_of
 from .._checks import check_integer, check_name

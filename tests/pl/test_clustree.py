@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 import sctag_tools as sctag
-from sctag_tools.pl._layers import arrange, crossings, places
+from sctag_tools.pl._clustree import arrange, crossings, places
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The names that a user gave to the clusters of a result."""
+"""Names and colors of clusters, which go along where clusters do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from .._keys import ResultKeys
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
 
@@ -30,3 +32,16 @@ def cluster_names(adata: AnnData, key: str, n_clusters: int) -> list[str] | None
     if pairs.shape[1] == n_clusters == len({*pairs[0]}) == len({*pairs[1]}):
         return [str(name) for name in names[pairs[1]]]
     return None
+
+
+def inherited_colors(old: Sequence[str] | None, heirs: list[int], n_old: int) -> list[str] | None:
+    """A color for each new cluster: that of the old one it goes on with (-1: a new color). None unless all had one."""
+    if old is None or len(old) != n_old:
+        return None
+    from matplotlib.colors import to_hex
+    from scanpy.pl import palettes
+
+    used = {to_hex(color) for color in old}
+    fresh = [*palettes.default_20, *palettes.default_28, *palettes.default_102]
+    unused = iter([color for color in dict.fromkeys(map(to_hex, fresh)) if color not in used])
+    return [next(unused, "#808080") if heir < 0 else str(old[heir]) for heir in heirs]
