@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if target.is_file():
             shutil.copymode(target, unfinished)
         unfinished.replace(target)
-        sync(target.parent)
+        _sync_one(target.parent)  # its entry of the new name
     finally:
         if unfinished.is_dir():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -45,7 +45,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def require_writable_folder(path: Path, option: str) -> None:
     """Raise PermissionError or OSError unless a file can be made beside ``path``."""
-    probe = unfinished_beside(Path(os.path.realpath(path)))
+    target = Path(os.path.realpath(path))
+    if target.is_file() and not os.access(target, os.W_OK):
+        msg = f"{option}: {path} may not be written to; choose another name."
+        raise PermissionError(msg)
+    probe = unfinished_beside(target)
     try:
         probe.touch(exist_ok=False)
     except OSError as error:
@@ -56,11 +60,16 @@ def require_writable_folder(path: Path, option: str) -> None:
 
 def sync(path: Path) -> None:
     """Have the system write a file, or all of a folder, to the disk, where it can."""
-    parts = [path, *path.rglob("*")] if path.is_dir() else [path]
-    for part in parts:
-        with suppress(OSError):  # folders cannot be opened on Windows
-            number = os.open(part, os.O_RDONLY)
-            try:
-                os.fsync(number)
-            finally:
-                os.close(number)
+    for part in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        _sync_one(part)
+
+
+def _sync_one(path: Path) -> None:
+    if not (path.is_file() or path.is_dir()):
+        return
+    with suppress(OSError):  # folders cannot be opened on Windows
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

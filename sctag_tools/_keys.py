@@ -178,7 +178,7 @@ def is_cut(entry: object) -> bool:
 
 def is_subclusters(entry: object) -> bool:
     """Whether an entry of ``adata.uns`` was written by ``tl.subcluster``."""
-    return is_result(entry) and "sub_of" in entry["params"]  # type: ignore[index]
+    return is_result(entry) and isinstance(entry["params"], Mapping) and "sub_of" in entry["params"]  # type: ignore[index]
 
 
 def is_ranking(entry: object) -> bool:
@@ -188,4 +188,4 @@ def is_ranking(entry: object) -> bool:
 
 def is_explanation(entry: object) -> bool:
     """Whether an entry of ``adata.uns`` was written by ``tl.explain``."""
-    return isinstance(entry, Mapping) and "explained" in entry.get("params", {})
+    return isinstance(entry, Mapping) and isinstance(entry.get("params"), Mapping) and "explained" in entry["params"]

@@ -8,6 +8,12 @@ from contextlib import contextmanager
 # Random generators, thread counts and verbosity of other libraries belong to the whole process, so that runs in several
 # threads of one process wait for each other. One thread may enter again.
 ONE_AT_A_TIME = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child has no thread that could give it back
+
+    def _renew() -> None:
+        ONE_AT_A_TIME._at_fork_reinit()  # type: ignore[attr-defined]
+
+    os.register_at_fork(after_in_child=_renew)
 
 
 def requested_threads() -> int | None:

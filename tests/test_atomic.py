@@ -82,3 +82,12 @@ def test_a_folder_that_is_not_there_is_told_and_an_open_one_stays_empty(tmp_path
         require_writable_folder(tmp_path / "none" / "result.h5ad", "--out")
     require_writable_folder(tmp_path / "result.h5ad", "--out")
     assert not names_in(tmp_path)
+
+
+def test_other_files_of_the_folder_are_left_alone(tmp_path):
+    """A pipe in it would never return."""
+    (tmp_path / "deep").mkdir()
+    os.mkfifo(tmp_path / "deep" / "pipe")
+    with replacing(tmp_path / "result.h5ad") as unfinished:
+        unfinished.write_text("new")
+    assert (tmp_path / "result.h5ad").read_text() == "new"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 import anndata
@@ -435,3 +436,31 @@ def test_a_model_from_an_anndata_with_other_cells_refuses_to_answer_for_them(clu
     with pytest.raises(KeyError, match="150 cells were not among those that the model was trained on"):
         model.predict()
     assert len(model.predict(blobs)) == 150  # new cells are placed as ever
+
+
+def test_an_interrupt_right_after_the_record_leaves_the_new_model(model, other, tmp_path, monkeypatch):
+    model.save(tmp_path)
+    replacing = model_folder.replacing
+
+    @contextlib.contextmanager
+    def interrupted(path):
+        with replacing(path) as unfinished:
+            yield unfinished
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_folder, "replacing", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            other.save(tmp_path, overwrite=True)
+    np.testing.assert_array_equal(sctag.ScTAG.load(tmp_path).predict(), other.predict())
+
+    def full(arrays, path):
+        path.write_bytes(b"half")
+        msg = "No space left on device"
+        raise OSError(msg)
+
+    with monkeypatch.context() as patch:  # and a further save that fails keeps it
+        patch.setattr(safetensors.numpy, "save_file", full)
+        with pytest.raises(OSError, match="No space"):
+            model.save(tmp_path, overwrite=True)
+    np.testing.assert_array_equal(sctag.ScTAG.load(tmp_path).predict(), other.predict())

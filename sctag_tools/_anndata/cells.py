@@ -10,7 +10,6 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
     from numpy.typing import NDArray
 
 
@@ -51,12 +50,20 @@ def read_annotations(reference: Any, columns: Sequence[str], obs_names: Sequence
     return [reference.obs[name].iloc[rows] for name in columns]
 
 
-def write_annotation(adata: AnnData, column: pd.Series, neighbors: NDArray[np.int64]) -> None:
-    """Write what the ``neighbors`` (n_obs, k) of each cell have in a column of the reference."""
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        adata.obs[column.name] = mean(column, neighbors)
-    else:
-        adata.obs[column.name], adata.obs[f"{column.name}_agreement"] = vote(column, neighbors)
+def annotate(columns: Sequence[pd.Series], neighbors: NDArray[np.int64]) -> dict[str, Any]:
+    """Columns for new cells, from what their ``neighbors`` (n_obs, k) have in columns of the reference."""
+    found: dict[str, Any] = {}
+    for column in columns:
+        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            found[column.name] = mean(column, neighbors)
+        else:
+            found[column.name], found[agreement_of(column.name)] = vote(column, neighbors)
+    return found
+
+
+def agreement_of(column: str) -> str:
+    """Name of the column with the share of neighbors that agree."""
+    return f"{column}_agreement"
 
 
 def vote(column: pd.Series, neighbors: NDArray[np.int64]) -> tuple[pd.Categorical, NDArray[np.float32]]:
@@ -66,11 +73,15 @@ def vote(column: pd.Series, neighbors: NDArray[np.int64]) -> tuple[pd.Categorica
     """
     column = column.astype("category")
     codes = column.cat.codes.to_numpy()[neighbors]
-    counts = np.stack([(codes == code).sum(axis=1) for code in range(len(column.cat.categories))], axis=1)
+    counts = np.stack([((codes == code[:, None]) & (codes >= 0)).sum(axis=1) for code in codes.T], axis=1)
     most = counts.max(axis=1)
-    winner = np.where(most > 0, counts.argmax(axis=1), -1)
+    last = len(column.cat.categories)
+    winner = np.where(counts == most[:, None], codes, last).min(axis=1)  # of equals, the first category
     share = (most / neighbors.shape[1]).astype(np.float32)
-    return pd.Categorical.from_codes(winner, dtype=column.dtype), share
+    names = column.cat.categories.astype(str)
+    return pd.Categorical.from_codes(
+        np.where(most > 0, winner, -1), categories=names, ordered=column.cat.ordered
+    ), share
 
 
 def mean(column: pd.Series, neighbors: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,14 +24,25 @@ def cluster_names(adata: AnnData, key: str, n_clusters: int) -> list[str] | None
         return None
     column = column.astype("category")
     names, codes = column.cat.categories.astype(str).to_numpy(), column.cat.codes.to_numpy()
-    if len(names) != n_clusters or (codes < 0).any():
-        return None
     pairs = np.unique(np.stack([proba.argmax(axis=1), codes]), axis=1)
-    if (pairs[0] == pairs[1]).all():  # also where some cells, and clusters, are gone
+    is_one_to_one = pairs.shape[1] == len({*pairs[0]}) == len({*pairs[1]})
+    if (codes < 0).any() or not is_one_to_one:
+        return None
+    if len(names) == n_clusters and (pairs[0] == pairs[1]).all():  # also of clusters whose cells are gone
         return [str(name) for name in names]
-    if pairs.shape[1] == n_clusters == len({*pairs[0]}) == len({*pairs[1]}):
-        return [str(name) for name in names[pairs[1]]]
-    return None
+    found = [str(number) for number in range(n_clusters)]  # which those keep whose names are gone
+    for number, code in pairs.T:
+        found[number] = str(names[code])
+    return found if len({*found}) == n_clusters else None
+
+
+def colors_by_name(adata: Any, key: str) -> dict[str, str]:
+    """The color of each cluster in ``obs[key]``; none where they do not fit, or ``adata`` is no AnnData."""
+    colors = getattr(adata, "uns", {}).get(ResultKeys(key).colors, ())
+    column = adata.obs.get(key) if len(colors) else None
+    if column is None or not hasattr(column, "cat") or len(colors) != len(column.cat.categories):
+        return {}
+    return dict(zip(column.cat.categories.astype(str), map(str, colors), strict=True))
 
 
 def inherited_colors(old: Sequence[str] | None, heirs: list[int], n_old: int) -> list[str] | None:

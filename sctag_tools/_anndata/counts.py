@@ -22,6 +22,8 @@ _NEAR = 0.02  # of a whole number; values that have nothing to do with one are a
 _ROUNDING = 1e-5  # relative, of float32 that was logged
 _MORE = 1.5
 _LARGEST = 1e6
+_MOSTLY = 0.5  # reads that several genes share are halves and thirds among whole counts
+_CELLS_AT_ONCE = 4096
 _ENOUGH = 5  # values of a cell that are not the least one
 _NEARLY_ALL = 0.95
 
@@ -159,16 +161,25 @@ class CellKinds:
     @classmethod
     def from_matrix(cls, matrix: Any) -> Self:
         """Read all of the matrix, whose values are finite and not negative."""
-        parts = [_kinds(sparse.csr_matrix(block, dtype=np.float64)) for block in row_blocks(matrix)]
+        parts = [
+            _kinds(sparse.csr_matrix(block[start : start + _CELLS_AT_ONCE], dtype=np.float64))
+            for block in map(_by_rows, row_blocks(matrix))
+            for start in range(0, block.shape[0], _CELLS_AT_ONCE)
+        ]
         return cls(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _by_rows(block: Any) -> Any:
+    return sparse.csr_matrix(block) if sparse.issparse(block) else block
 
 
 def _kinds(rows: sparse.csr_matrix) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     rows.eliminate_zeros()
-    is_whole = _share(rows, rows.data == np.floor(rows.data)) == 1
+    whole = _share(rows, rows.data == np.floor(rows.data))
+    is_whole = whole == 1
     may_be_logged = _share(rows, rows.data < MAX_LOG) == 1
     logged = may_be_logged & _are_multiples(rows, np.expm1(np.minimum(rows.data, MAX_LOG)))
-    return is_whole, logged & ~is_whole, _are_multiples(rows, rows.data) & ~is_whole
+    return is_whole, logged & ~is_whole, _are_multiples(rows, rows.data) & (whole < _MOSTLY)
 
 
 def _are_multiples(rows: sparse.csr_matrix, values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 _MADE_OF_GENES = {None, "X_pca", "X"}  # representations that new cells can be put into from their counts
 _DEFAULT_NEIGHBORS = 15
-_GENE_TYPE = "Gene Expression"  # in var["feature_types"] of 10x files
+_OTHER_TYPES = (  # in var["feature_types"]: what counts something else than genes
+    "Antibody Capture", "Custom", "CRISPR Guide Capture", "Multiplexing Capture", "Peaks", "ADT", "ATAC", "HTO",
+)  # fmt: skip
 _MIN_BATCH_CELLS = 10
 _MAX_ISOLATED_SHARE = 0.01
 _MAX_LOST_SHARE = 0.005
@@ -131,11 +133,11 @@ def _check_feature_types(adata: AnnData, genes: NDArray[np.bool_]) -> None:
     """Antibodies, hashtags and peaks have counts of another kind: ValueError if there are no genes, else a warning."""
     if "feature_types" not in adata.var:
         return
-    others = genes & (adata.var["feature_types"].astype(str) != _GENE_TYPE).to_numpy()
+    others = genes & adata.var["feature_types"].astype(str).isin(_OTHER_TYPES).to_numpy()
     if not others.any():
         return
     kinds = sorted(set(adata.var["feature_types"].astype(str)[others]))
-    keep = f"adata = adata[:, adata.var['feature_types'] == '{_GENE_TYPE}'].copy()"
+    keep = f"adata = adata[:, ~adata.var['feature_types'].isin({kinds})].copy()"
     if others.sum() == genes.sum():
         msg = f"None of the features is a gene ({', '.join(kinds)}); the method needs counts of genes."
         raise ValueError(msg)
@@ -151,8 +153,9 @@ def _check_names(adata: AnnData) -> None:
         wrong = [place for place, name in enumerate(names) if not isinstance(name, str) or "\0" in name]
         if wrong:
             msg = (
-                f"adata.{axis} holds {len(wrong)} names that are no text (the first is {names[wrong[0]]!r}, number "
-                f"{wrong[0]}). Give them names, for example `adata.{axis} = adata.{axis}.astype(str)`."
+                f"adata.{axis} holds {len(wrong)} names that no file can hold, no text or with a zero byte (the first "
+                f"is {names[wrong[0]]!r}, number {wrong[0]}). `adata.{axis} = [str(name).replace('\\0', '') "
+                f"for name in adata.{axis}]` mends them."
             )
             raise ValueError(msg)
 

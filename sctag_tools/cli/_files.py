@@ -75,6 +75,8 @@ def check_result(adata: AnnData, target: Path) -> None:
         try:
             part.write_h5ad(trial)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the cells
+                raise
             problem = " ".join(str(error).split())
             msg = f"A result file could not hold what the input holds: {problem}. Rename or remove it in the input."
             raise ValueError(msg) from error

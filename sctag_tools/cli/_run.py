@@ -1,5 +1,7 @@
 """``sctag run``: from a file of raw counts to clusters."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,10 +59,21 @@ def run(
     _check(adata, config, choices, save, target, overwrite=overwrite)
     counts_layer = _keep_counts(adata, layer, check_values=check_values)
     prepare_counts(adata, n_top_genes, config.random_state)
-    _cluster(adata, config, n_neighbors, layer=counts_layer, check_values=check_values, **choices)
-    write_result(adata, target)  # before all that may still fail, or be interrupted
+    with nullcontext() if checkpoint is None else _keeping(checkpoint):
+        _cluster(adata, config, n_neighbors, layer=counts_layer, check_values=check_values, **choices)
+        write_result(adata, target)  # before all that may still fail, or be interrupted
     print_result(adata, key_added, label_key)
     make_extras(adata, key_added, label_key, target, save, overwrite=overwrite)
+
+
+@contextmanager
+def _keeping(checkpoint: Path) -> Iterator[None]:
+    """Remove the checkpoint once the result is in its file, and not before."""
+    from ..train.checkpoint import keep_checkpoints, remove_checkpoint
+
+    with keep_checkpoints():
+        yield
+    remove_checkpoint(checkpoint)
 
 
 def _check(

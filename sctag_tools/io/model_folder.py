@@ -47,19 +47,33 @@ def write(folder: Path, arrays: Arrays, record: dict[str, Any]) -> None:
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    pending, is_held = folder / _PENDING, (folder / RECORD).exists()
+    pending, is_held, digest = folder / _PENDING, (folder / RECORD).exists(), ""
+    if pending.is_file() and _is_needed(pending, _hash_of(pending)):
+        pending.replace(folder / ARRAYS)
     try:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, pending)
-        content = {"format": FORMAT, "arrays_sha256": _hash_of(pending), "model": record}
+        digest = _hash_of(pending)
+        content = {"format": FORMAT, "arrays_sha256": digest, "model": record}
         content["sha256"] = _hash_of_record(content)
         with replacing(folder / RECORD) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
             pending.chmod((folder / RECORD if is_held else unfinished).stat().st_mode)  # safetensors hides its files
             sync(pending)
+        pending.replace(folder / ARRAYS)
     except BaseException:
-        pending.unlink(missing_ok=True)
+        if not (digest and _is_needed(pending, digest)):
+            pending.unlink(missing_ok=True)
         raise
-    pending.replace(folder / ARRAYS)
+
+
+def _is_needed(pending: Path, digest: str) -> bool:
+    """Whether the record beside them goes with these arrays alone: a process ended before they took their name."""
+    arrays = pending.with_name(ARRAYS)
+    try:
+        named = json.loads(pending.with_name(RECORD).read_bytes())["arrays_sha256"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return bool(named == digest) and not (arrays.is_file() and _hash_of(arrays) == digest)
 
 
 def read(folder: Path) -> tuple[Arrays, dict[str, Any]]:

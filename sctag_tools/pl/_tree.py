@@ -121,7 +121,8 @@ def tree(
     rows = np.array([shown.rows()[shown.ends(number)].mean() for number in drawn])
     start = draw_columns(ax, rows, _columns(table.iloc[drawn], shown.is_whole[drawn]))
     if color is not None:
-        clusters = adata.obs[key].astype("category").cat.set_categories(adata.obs[key].cat.categories[drawn])
+        clusters = adata.obs[key].astype("category")
+        clusters = clusters.cat.set_categories(clusters.cat.categories[drawn])
         draw_strip(ax, adata, clusters, rows, color, start)
     if not shown.is_whole[drawn].all():
         note = "* joined from several parts of the tree, drawn at the largest"

@@ -204,7 +204,9 @@ def _select_columns(
 
 def _warn_of_old_pca(adata: AnnData, x: NDArray[np.float32]) -> None:
     """Warn if scanpy's PCA is of other cells: components are centered over the cells that they were computed from."""
-    if not adata.uns.get("pca", {}).get("params", {}).get("zero_center", False):
+    record = adata.uns.get("pca")
+    params = record.get("params") if isinstance(record, Mapping) else None
+    if not (isinstance(params, Mapping) and params.get("zero_center", False)):
         return
     shift = np.abs(x.mean(axis=0, dtype=np.float64)) / np.maximum(x.std(axis=0, dtype=np.float64), 1e-6)
     if shift.max() > _MAX_PCA_SHIFT:

@@ -122,6 +122,7 @@ def explain(
     start = logg.info(f"explaining {len(rows)} cells")
     from ..mapping.explanation import explain_cells
 
+    _require_unchanged(run, model, key)
     found = explain_cells(model.reference, run, rows, cluster, other, n_steps)
     if np.abs(found.proba - run.found.proba[rows]).max() > _MAX_CHANGE:
         msg = f"The counts or the graph of adata have changed since the run {key!r}; run `sctag.tl.sctag` again."
@@ -160,7 +161,7 @@ def _rows(adata: AnnData, cells: Sequence[str] | NDArray[np.bool_] | str) -> NDA
             raise ValueError(msg)
         rows = adata.obs_names.get_indexer(pd.Index(chosen))
         if (rows < 0).any():
-            msg = f"{str(chosen[rows < 0][0])!r} is no name in adata.obs_names."
+            msg = f"{str(chosen[rows < 0][0])!r} is no name in adata.obs_names; give names of cells or a boolean mask."
             raise KeyError(msg)
     if not 0 < len(rows) <= _MAX_CELLS:
         msg = f"cells must be 1 to {_MAX_CELLS} cells, got {len(rows)}; draw some of them, for example with rng.choice."
@@ -210,6 +211,19 @@ def _training_cells(adata: AnnData, model: ScTAG, key: str) -> TrainingCells:
     counts, totals = columns_and_totals(matrix, genes)
     graph = get_graph(adata, str(params["neighbors_key"]), "connectivities")
     return TrainingCells(counts, totals, graph, model.reference.cells.take(order))
+
+
+def _require_unchanged(run: TrainingCells, model: ScTAG, key: str) -> None:
+    """ValueError if counts or graph are not those that the model was trained on, as far as it remembers them."""
+    from ..nn.tag import normalize_adjacency
+
+    n_counts = np.asarray(run.counts.sum(axis=1, dtype=np.float64)).ravel()
+    degree = float(normalize_adjacency(run.connectivities).sum() / len(n_counts))
+    same_counts = np.allclose(n_counts, run.found.n_counts, rtol=1e-4)
+    if not (same_counts and np.isclose(degree, model.reference.mean_degree, rtol=1e-4)):
+        what = "graph" if same_counts else "counts"
+        msg = f"The {what} of adata have changed since the run {key!r}; put them back, or run `sctag.tl.sctag` again."
+        raise ValueError(msg)
 
 
 def _tables(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from .. import _logging as logg
 from .._anndata.access import require_writable, silent_writing, working_copy
-from .._anndata.cells import read_annotations, write_annotation
+from .._anndata.cells import agreement_of, annotate, read_annotations
+from .._anndata.clusters import colors_by_name
 from .._checks import check_name
 from .._keys import ResultKeys
 from .._model import ScTAG
@@ -127,32 +128,32 @@ def map_query(
         raise ValueError(msg)
 
     columns = [obs] if isinstance(obs, str) else list(obs or ())
-    own = adata.uns.get(key_added, {}).get("params", {}).get("obs", ())  # of an earlier call
-    names = [name for column in columns if column not in own for name in (column, f"{column}_agreement")]
-    taken = [name for name in names if name in adata.obs]
-    if taken:
-        msg = f"adata.obs has {taken} already, which would be overwritten; rename or delete them first."
-        raise ValueError(msg)
+    earlier = _require_free_columns(adata, columns, keys)
     annotations = read_annotations(reference, columns, model.registry.obs_names) if columns else []
 
     start = logg.info("mapping cells to a scTAG reference")
     placed, query = model.place(adata, layer=layer, use_rep=use_rep, check_values=check_values)
+    carried = annotate(annotations, placed.neighbors)
     adata = working_copy(adata, copy=copy)
     genes = zip(model.registry.var_names, query.measured, strict=True)
+    batch_key = model.registry.batch_key if model.registry.batch_key in adata.obs else None
     params = {"counts": query.source, "n_genes": int(query.measured.sum()), "n_clusters": len(model.clusters)}
     record = {
-        "params": {**params, **({"obs": columns} if columns else {})},
+        "params": {
+            **params,
+            **({"obs": columns} if columns else {}),
+            **({} if batch_key is None else {"batch_key": batch_key}),
+        },
         "mapped_to": dict(model.params_),
         "missing_genes": [gene for gene, measured in genes if not measured],
         "versions": {"sctag-tools": version("sctag-tools")},
     }
     keys.write(adata, placed, record, model.clusters)
     with silent_writing():
-        for column in annotations:
-            write_annotation(adata, column, placed.neighbors)
-        colors = getattr(reference, "uns", {}).get(ResultKeys(key).colors, ())  # a model alone has none
-        if len(colors) == len(model.clusters):
-            adata.uns[keys.colors] = list(colors)
+        adata.obs = adata.obs.drop(columns=earlier).assign(**carried)
+        colors = colors_by_name(reference, key)
+        if colors.keys() >= set(model.clusters):
+            adata.uns[keys.colors] = [colors[name] for name in model.clusters]
     logg.info(
         f"    finished: {adata.n_obs} cells, {int((placed.novelty > 1).sum())} of them unlike the reference",
         time=start,
@@ -162,3 +163,18 @@ def map_query(
         f"    {keys.key!r}, parameters (adata.uns)",
     )
     return adata if copy else None
+
+
+def _require_free_columns(adata: AnnData, columns: list[str], keys: ResultKeys) -> list[str]:
+    """ValueError if annotations would overwrite anything; returns those of an earlier mapping of this name."""
+    entry = adata.uns.get(keys.key, {})
+    of_earlier = list(entry.get("params", {}).get("obs", ())) if "mapped_to" in entry else []
+    earlier = {name for column in of_earlier for name in (column, agreement_of(column)) if name in adata.obs}
+    names = [name for column in columns for name in (column, agreement_of(column))]
+    own = {keys.clusters, keys.confidence, keys.novelty}
+    taken = [name for name in names if (name in adata.obs and name not in earlier) or name in own]
+    if taken or len(set(names)) < len(names):
+        what = f"{taken} already" if taken else "one name for two columns"
+        msg = f"adata.obs has, or would have, {what}; rename or delete them first, or leave them out of obs=."
+        raise ValueError(msg)
+    return sorted(earlier)

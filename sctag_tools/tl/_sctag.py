@@ -9,6 +9,7 @@ from .. import _logging as logg
 from .._anndata.access import require_anndata, require_writable, working_copy
 from .._anndata.batches import find_batches
 from .._anndata.genes import DEFAULT
+from .._atomic import require_writable_folder
 from .._checks import check_choice, check_flag, check_integer, check_name
 from .._keys import GRAPH_KEY, MODEL, ResultKeys
 from .._model import ScTAG
@@ -18,6 +19,7 @@ from ..train.config import Config
 
 if TYPE_CHECKING:
     import os
+    from datetime import datetime
 
     import numpy as np
     from anndata import AnnData
@@ -132,8 +134,9 @@ def sctag(
         and ``null_dprime``, its limit, NaN if not tested. The confidence is from 21 trees of few partitions:
         ``replicate_children`` (21, n_leaves - 1, 2) and ``replicate_coassociation`` (21, n_leaves - 1).
 
-    What was made of an earlier result of this name is removed: its UMAP, its denoised layers, its novelty, and its
-    colors if the number of clusters has changed.
+    What was made of an earlier result of this name is removed: its UMAP, its denoised layers, its novelty, the ranking
+    of :func:`sctag_tools.tl.rank_genes_splits`, what :func:`sctag_tools.tl.explain` wrote, and its colors if the number
+    of clusters has changed.
 
     Raises
     ------
@@ -193,17 +196,21 @@ def sctag(
         remove_checkpoint(Path(checkpoint))
     if save is not None:  # last, so that a full disk costs only the folder
         model.save(save)
+    _log_finish(keys, record, found.proba.shape[1], start)
+    return adata if copy else None
+
+
+def _log_finish(keys: ResultKeys, record: dict[str, Any], n_clusters: int, start: datetime) -> None:
     held = "parameters, history and model" if MODEL in record else "parameters and history"
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record["seconds"].items())
     logg.info(
-        f"    finished: {found.proba.shape[1]} clusters",
+        f"    finished: {n_clusters} clusters",
         time=start,
         deep=f"added\n    {keys.latent!r}, latent (adata.obsm)\n"
         f"    {keys.clusters!r}, clusters (adata.obs, categorical)\n"
         f"    {keys.proba!r}, soft assignment (adata.obsm)\n    {keys.confidence!r} (adata.obs)\n"
         f"    {keys.key!r}, {held} (adata.uns)\n    stages: {stages}",
     )
-    return adata if copy else None
 
 
 def check_call(
@@ -256,3 +263,5 @@ def _check_checkpoint(checkpoint: str | os.PathLike[str], preset: str) -> None:
     if Path(checkpoint).is_file():
         msg = f"checkpoint={str(checkpoint)!r} is a file; name a folder."
         raise FileExistsError(msg)
+    Path(checkpoint).mkdir(parents=True, exist_ok=True)
+    require_writable_folder(Path(checkpoint) / "state", "checkpoint")

@@ -142,9 +142,8 @@ def subcluster(
 
     start = logg.info(f"opening {'+'.join(opened)}: {int(cells.sum())} cells")
     part = _with_counts(adata, matrix, cells, batch_key)
-    prepare_counts(part, n_top_genes, config.random_state)
-    build_graph(part, n_neighbors, batch_key=batch_key, random_state=config.random_state)
-    sctag(part, layer="counts", batch_key=batch_key, check_values=False, store_model=False, **asdict(config))
+    _cluster(part, config, n_top_genes, n_neighbors, batch_key)
+    n_parts = part.obs["sctag"].nunique()
 
     adata = working_copy(adata, copy=copy)
     record = {name: entry for name, entry in part.uns["sctag"].items() if name != "tree"}
@@ -152,23 +151,16 @@ def subcluster(
     record["params"] |= {"n_top_genes": int(n_top_genes), "n_neighbors": int(n_neighbors)}
     pieces, names, origin = _pieces(old, opened, cells, part.obs["sctag"])
     clusters = pieces.new[pieces.of_leaf]
-    record["cluster_confidence"] = _cluster_confidence(adata.uns[key], record, old, cells, part.obs["sctag"], clusters)
-    confidence, latent = adata.obs[ResultKeys(key).confidence].to_numpy(np.float32, copy=True), part.obsm["X_sctag"]
-    if part.obs["sctag"].nunique() > 1:  # of one cluster all cells are sure, which says nothing
-        confidence[cells] = part.obs["sctag_confidence"]
-    found.write_subclusters(
-        adata,
-        pd.Categorical.from_codes(clusters, categories=pieces.names(names)),
-        confidence,
-        _with_nan(latent, cells),
-        record,
-        inherited_colors(
-            adata.uns.get(ResultKeys(key).colors),
-            [origin[heir] if heir >= 0 else -1 for heir in pieces.heirs()],
-            len(old.cat.categories),
-        ),
+    record["cluster_confidence"] = _cluster_confidence(
+        adata.uns[key], record, old, cells, part.obs["sctag"], clusters, in_order=_is_in_order(adata, key, old)
     )
-    n_parts = part.obs["sctag"].nunique()
+    confidence, latent = adata.obs[ResultKeys(key).confidence].to_numpy(np.float32, copy=True), part.obsm["X_sctag"]
+    if n_parts > 1:  # of one cluster all cells are sure, which says nothing
+        confidence[cells] = part.obs["sctag_confidence"]
+    categories = pd.Categorical.from_codes(clusters, categories=pieces.names(names))
+    heirs = [origin[heir] if heir >= 0 else -1 for heir in pieces.heirs()]
+    colors = inherited_colors(adata.uns.get(ResultKeys(key).colors), heirs, len(old.cat.categories))
+    found.write_subclusters(adata, categories, confidence, _with_nan(latent, cells), record, colors)
     logg.info(
         f"    finished: {n_parts} of them" if n_parts > 1 else "    finished: not split",
         time=start,
@@ -183,6 +175,9 @@ def _clusters(adata: AnnData, key: str) -> pd.Series:
     """The clusters of a result, categorical of strings."""
     if key not in adata.obs:
         msg = f"adata.obs[{key!r}] is missing; it belongs to the result {key!r}."
+        raise KeyError(msg)
+    if (confidence := ResultKeys(key).confidence) not in adata.obs:
+        msg = f"adata.obs[{confidence!r}] is missing; it belongs to the result {key!r}."
         raise KeyError(msg)
     column = adata.obs[key].astype("category")
     if column.isna().any():
@@ -204,6 +199,13 @@ def _opened(clusters: pd.Series, groups: str | Sequence[str]) -> list[str]:
         msg = f"groups {problem}; there are {categories}."
         raise ValueError(msg)
     return [name for name in categories if name in named]
+
+
+def _cluster(part: AnnData, config: Config, n_top_genes: int, n_neighbors: int, batch_key: str | None) -> None:
+    """What a user would do with an object of these cells alone."""
+    prepare_counts(part, n_top_genes, config.random_state)
+    build_graph(part, n_neighbors, batch_key=batch_key, random_state=config.random_state)
+    sctag(part, layer="counts", batch_key=batch_key, check_values=False, store_model=False, **asdict(config))
 
 
 def _with_counts(adata: AnnData, matrix: Any, cells: NDArray[np.bool_], batch_key: str | None) -> AnnData:
@@ -241,10 +243,13 @@ def _pieces(
 def _cluster_confidence(
     entry: Mapping[str, Any], record: Mapping[str, Any], old: pd.Series, cells: NDArray[np.bool_], parts: pd.Series,
     clusters: NDArray[np.int64],
+    *,
+    in_order: bool,
 ) -> dict[str, NDArray[np.float64]]:  # fmt: skip
-    """That of each new cluster, from the old result (NaN if it has none) or from the new run."""
+    """That of each new cluster, from the old result (NaN if it has none, or of other clusters) or from the new run."""
     _, first = np.unique(clusters, return_index=True)
     found, n_old, n_parts = {}, len(old.cat.categories), parts.nunique()
+    entry = entry if in_order else {}
     is_same = n_parts == 1 and old[cells].nunique() == 1
     for name in _OUTCOMES:
         of_old = np.asarray(entry.get("cluster_confidence", {}).get(name, ()), dtype=np.float64)
@@ -255,6 +260,14 @@ def _cluster_confidence(
             of_cell[cells] = np.nan
         found[name] = of_cell[first]
     return found
+
+
+def _is_in_order(adata: AnnData, key: str, old: pd.Series) -> bool:
+    """Whether the categories are the clusters of the result in their order, as far as it can be told."""
+    proba = adata.obsm.get(ResultKeys(key).proba)
+    if proba is None or (key in adata.uns and "cut_of" in adata.uns[key]["params"]):  # parts may lie nearer to others
+        return True
+    return proba.shape[1] == len(old.cat.categories) and bool((proba.argmax(axis=1) == old.cat.codes).all())
 
 
 def _with_nan(latent: NDArray[np.float32], cells: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._atomic import replacing
+from .._atomic import is_unfinished, replacing
 from .config import Config
 
 _FILE = "training.pt"
 _WITHOUT_EFFECT = {"accelerator", "devices"}  # of a run that goes on elsewhere
 SAVE_EVERY = 100  # steps
+_ARE_KEPT: ContextVar[bool] = ContextVar("_ARE_KEPT", default=False)
 
 
 @dataclass(frozen=True)
@@ -45,23 +49,38 @@ class Checkpoint:
             raise ValueError(msg) from error
         if fingerprint != self.fingerprint:
             msg = (
-                f"The checkpoint {path} is of a run on other data, or with other options or another seed. Name another "
-                "folder, or delete it to start anew."
+                f"The checkpoint {path} is of a run on other data, with other options, another seed or other versions. "
+                "Name another folder, or delete it to start anew."
             )
             raise ValueError(msg)
         return state
 
 
+@contextmanager
+def keep_checkpoints() -> Iterator[None]:
+    """Let no checkpoint be removed in this block: the command writes the result to a file first."""
+    token = _ARE_KEPT.set(True)
+    try:
+        yield
+    finally:
+        _ARE_KEPT.reset(token)
+
+
 def remove_checkpoint(folder: Path) -> None:
-    """Remove the state, and the folder if nothing else is in it."""
-    (folder / _FILE).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    """Remove the state and what a killed process left of it, and the folder if nothing else is in it; never raises."""
+    if _ARE_KEPT.get():
+        return
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name == _FILE or is_unfinished(path.name):
+                path.unlink()
+        folder.rmdir()  # which fails if anything is left
 
 
 def fingerprint_of(config: Config, arrays: Mapping[str, NDArray[Any]]) -> str:
     """A hash of the options that decide what is learned, and of the data."""
     options = {name: value for name, value in config.record().items() if name not in _WITHOUT_EFFECT}
+    options["versions"] = [version(name) for name in ("sctag-tools", "torch")]  # others may round otherwise
     found = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, array in arrays.items():
         found.update(name.encode())

@@ -165,3 +165,17 @@ def test_a_run_that_is_killed_at_any_moment_harms_nothing(data, command, number)
         assert anndata.read_h5ad("out.h5ad").obs["sctag"].notna().all()
         assert len(sctag.ScTAG.load("model").predict()) == 150
         assert Path("out.png").read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
+def test_the_checkpoint_stays_until_the_result_is_in_its_file(data, command, monkeypatch):
+    def full(*_):
+        msg = "No space left on device"
+        raise OSError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sctag_tools.cli._run.write_result", full)
+        assert command.run("run", data, *SHORT, "--checkpoint", "state").exit_code == 1
+    assert Path("state/training.pt").exists()
+    result = command.run("run", data, *SHORT, "--checkpoint", "state")
+    assert result.exit_code == 0, result.stderr
+    assert not Path("state").exists()

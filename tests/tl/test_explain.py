@@ -245,3 +245,16 @@ def test_one_cluster_no_model_and_no_captum(run, short, monkeypatch, unchanged):
     monkeypatch.setattr(_explain, "find_spec", lambda name: None)
     with unchanged(run), pytest.raises(ImportError, match=r"sctag-tools\[explain\]"):
         sctag.tl.explain(run, run.obs_names[:2])
+
+
+@pytest.mark.parametrize("change", ["logged", "fewer counts", "other graph"])
+def test_what_has_changed_since_the_run_is_named(run, unchanged, change):
+    if change == "logged":
+        run.X = np.log1p(run.X)
+    elif change == "fewer counts":
+        run.X.data[::10] = 0
+    else:
+        sctag.pp.build_graph(run, 30)
+    what = "graph" if change == "other graph" else "counts"
+    with unchanged(run), pytest.raises(ValueError, match=rf"The {what} of adata have changed since the run"):
+        sctag.tl.explain(run, run.obs_names[:2])

@@ -484,7 +484,7 @@ def test_annotations_come_from_the_neighbors_in_the_reference(reference, query, 
     with unchanged(shuffled):
         sctag.tl.map_query(query, shuffled, obs=["kind", "age", "sick"])
     for name in ("kind", "sick"):
-        around = reference.obs[name].to_numpy()[neighbors]
+        around = reference.obs[name].astype("category").cat.rename_categories(str).to_numpy()[neighbors]
         for cell, (value, share) in enumerate(zip(query.obs[name], query.obs[f"{name}_agreement"], strict=True)):
             found = pd.Series(around[cell]).value_counts()
             assert found[value] == found.max()
@@ -516,8 +516,43 @@ def test_annotations_that_cannot_be_carried_over_are_refused(reference, query, u
         sctag.tl.map_query(query, model, obs="kind")
     with unchanged(query), pytest.raises(KeyError, match=r"obs=\['kind'\] are no columns"):
         sctag.tl.map_query(query, reference, obs="kind")
-    with unchanged(query), pytest.raises(ValueError, match=r"adata\.obs has \['group'\] already"):
+    with unchanged(query), pytest.raises(ValueError, match=r"adata\.obs has, or would have, \['group'\] already"):
         sctag.tl.map_query(query, reference, obs=["group"])
     reference.obs["kind"] = "a"
     with unchanged(query), pytest.raises(ValueError, match="no longer holds all cells"):
         sctag.tl.map_query(query, reference[:50].copy(), obs="kind")
+
+
+def test_colors_follow_the_names_of_reordered_clusters(reference, query):
+    reference.uns["sctag_colors"] = ["#ff0000", "#00ff00", "#0000ff"]
+    before = dict(zip(reference.obs["sctag"].cat.categories, reference.uns["sctag_colors"], strict=True))
+    reference.obs["sctag"] = reference.obs["sctag"].cat.reorder_categories(["2", "0", "1"])
+    reference.uns["sctag_colors"] = [before[name] for name in ["2", "0", "1"]]
+    sctag.tl.map_query(query, reference)
+    assert dict(zip(query.obs["sctag"].cat.categories, query.uns["sctag_colors"], strict=True)) == before
+
+
+def test_names_stay_where_a_cluster_is_gone(reference):
+    reference.obs["sctag"] = reference.obs["sctag"].cat.rename_categories(["z", "m", "a"])
+    part = reference[reference.obs["sctag"] != "m"].copy()
+    part.obs["sctag"] = part.obs["sctag"].cat.remove_unused_categories()
+    assert sctag.ScTAG.from_anndata(part).clusters == ["z", "1", "a"]
+
+
+def test_a_later_mapping_takes_the_annotations_of_the_earlier_with_it(reference, query):
+    reference.obs["kind"], reference.obs["empty"] = reference.obs["group"], pd.Series(None, reference.obs_names, object)
+    reference.obs["number"] = pd.Categorical(np.arange(reference.n_obs) % 2)
+    sctag.tl.map_query(query, reference, obs=["kind", "empty", "number"])
+    assert query.obs["empty"].isna().all()
+    assert set(query.obs["number"].cat.categories) == {"0", "1"}
+    sctag.tl.map_query(query, reference)
+    assert {"kind", "kind_agreement", "empty", "number"}.isdisjoint(query.obs)
+    sctag.tl.map_query(query, reference, obs=["kind"])
+    assert "kind" in query.obs
+
+
+@pytest.mark.parametrize("obs", [["sctag"], ["sctag_confidence"], ["kind", "kind"], ["kind", "kind_agreement"]])
+def test_annotations_with_names_of_the_mapping_itself_are_refused(reference, query, unchanged, obs):
+    reference.obs["kind"] = reference.obs["kind_agreement"] = "a"
+    with unchanged(query), pytest.raises(ValueError, match="has, or would have"):
+        sctag.tl.map_query(query, reference, obs=obs)

@@ -377,7 +377,9 @@ def test_graphs_of_old_files_are_read_as_scanpy_reads_them(blobs, short, n_neigh
 def test_names_that_no_file_can_hold_are_refused_before_the_work(graphed, unchanged, names, shown, axis):
     given = pd.Index([*names, *getattr(graphed, f"{axis}_names")[3:]], dtype=object)
     getattr(graphed, axis).index = given
-    with pytest.raises(ValueError, match=rf"adata\.{axis}_names holds 1 names that are no text .*{shown}.*number 1"):
+    with pytest.raises(
+        ValueError, match=rf"adata\.{axis}_names holds 1 names that no file can hold.*{shown}.*number 1"
+    ):
         inputs_of(graphed)
 
 
@@ -454,3 +456,21 @@ def test_automatic_mixed_precision_around_the_call_does_not_matter(graphed, shor
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sctag.tl.sctag(graphed, 3, **short)
     np.testing.assert_array_equal(graphed.obsm["X_sctag"], expected.obsm["X_sctag"])
+
+
+def test_reads_that_genes_share_are_no_normalization(blobs):
+    """STARsolo divides them: among whole counts there are halves and thirds, of which all are multiples."""
+    rng = np.random.default_rng(0)
+    blobs.X.data = np.where(
+        rng.random(blobs.X.nnz) < 0.05, blobs.X.data + rng.choice([0.5, 1 / 3], blobs.X.nnz), blobs.X.data
+    )
+    blobs.X.data[0] = 25.5
+    sctag.pp.build_graph(blobs)
+    with pytest.warns(UserWarning, match="corrected counts"):
+        inputs_of(blobs)
+
+
+@pytest.mark.parametrize("kind", ["GEX", "Gene expression", None])
+def test_features_of_a_kind_that_is_not_known_are_taken_for_genes(graphed, kind):
+    graphed.var["feature_types"] = pd.Series(kind, graphed.var_names, dtype=object)
+    inputs_of(graphed)

@@ -263,3 +263,13 @@ def test_natural_killer_cells_part_from_t_cells_and_one_cell_line_stays_whole(re
         sctag.tl.subcluster(lines, line, progress_bar=False)
         whole += line in lines.obs["sctag_sub"].cat.categories
     assert whole >= 4
+
+
+def test_confidences_are_not_given_to_other_clusters(nested, quick, unchanged):
+    """Where categories were reordered, those of the result as a whole are not known to be of which."""
+    nested.obs["sctag"] = nested.obs["sctag"].cat.reorder_categories(["1", "0"])
+    sctag.tl.subcluster(nested, "0", 2, **quick)
+    assert np.isnan(nested.uns["sctag_sub"]["cluster_confidence"]["confidence"][0])
+    del nested.obs["sctag_confidence"]
+    with unchanged(nested), pytest.raises(KeyError, match="sctag_confidence'\\] is missing"):
+        sctag.tl.subcluster(nested, "0", 2, **quick)

@@ -86,7 +86,7 @@ def test_a_checkpoint_of_another_run_is_refused(graphed, ended, tmp_path, unchan
         graphed.X[0, 0] += 1
     if change == "graph":
         graphed.obsp["sctag_neighbors_connectivities"].data[0] *= 0.5
-    with unchanged(graphed), pytest.raises(ValueError, match="on other data, or with other options or another seed"):
+    with unchanged(graphed), pytest.raises(ValueError, match="on other data, with other options, another seed"):
         sctag.tl.sctag(graphed, 3, checkpoint=tmp_path, **(OPTIONS | options))
     assert (tmp_path / FILE).exists()
 
