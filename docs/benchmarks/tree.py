@@ -1,7 +1,7 @@
 """What the tree of a run holds beside its own clusters: other cuts, and clusters opened with a run of their own.
 
     OMP_NUM_THREADS=1 python docs/benchmarks/tree.py run ../shared/data --seeds 3
-    python docs/benchmarks/tree.py tables
+    python docs/benchmarks/tree.py tables cut open lymphocytes lines
 
 ``run`` clusters each set by the rules of protocol.md, the number of clusters not given, and adds to ``tree.csv``:
 
@@ -121,9 +121,9 @@ def run(options: argparse.Namespace) -> None:
 def tables(options: argparse.Namespace) -> None:
     found = pd.read_csv(options.out)
     by_run = found.groupby(["what", "set", "seed"]).apply(_scores, include_groups=False)
-    for what, rows in by_run.groupby("what"):
-        table = rows.groupby("set").mean()
-        print(f"\n{what}, {found['seed'].nunique()} seeds")
+    for what in options.what:
+        table = by_run.loc[what].groupby("set").mean()
+        print(f"{what}, {found['seed'].nunique()} seeds")
         print(f"{'set':<26}{'sctag-tools':>12}{'Leiden':>9}{'clusters':>10}{'Leiden':>9}")
         for name, row in [*table.iterrows(), ("mean", table.mean())]:
             print(f"{name:<26}{row.ours:>12.3f}{row.leiden:>9.3f}{row.n_ours:>10.1f}{row.n_leiden:>9.1f}")
@@ -143,7 +143,9 @@ def main() -> None:
     running.add_argument("data", type=Path)
     running.add_argument("--seeds", type=int, default=3)
     running.set_defaults(function=run)
-    commands.add_parser("tables").set_defaults(function=tables)
+    printing = commands.add_parser("tables")
+    printing.add_argument("what", nargs="*", default=["cut", "open", "lymphocytes", "lines"])
+    printing.set_defaults(function=tables)
     options = parser.parse_args()
     options.function(options)
 
