@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from .._anndata.access import require_anndata
 from .._anndata.tree import read_clusters, run_of
-from .._keys import ResultKeys
+from .._keys import ResultKeys, is_ranking
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
+
+_N_GENES = 5
 
 
 def clusters_df(adata: AnnData, key: str = "sctag") -> pd.DataFrame:
@@ -39,6 +43,10 @@ def clusters_df(adata: AnnData, key: str = "sctag") -> pd.DataFrame:
         The clusters on the other side of the split that parted this one (if it was joined, its largest part) from
         others, joined by "+"; the lower bound of the distance of the two sides, and what one Gaussian cut in two would
         give. Empty and NaN for a single cluster, NaN for a split that was not tested.
+
+    ``top_genes``
+        If :func:`sctag_tools.tl.rank_genes_splits` has ranked them: the five genes that tell the cluster best from its
+        sibling, joined by ", ". Empty where the names of the clusters have changed since.
 
     Mapped cells, published presets and results of earlier versions have only the columns for which they hold numbers.
 
@@ -80,4 +88,16 @@ def clusters_df(adata: AnnData, key: str = "sctag") -> pd.DataFrame:
         table["sibling"] = ["+".join(names[other] for other in others) for _, others in splits]
         for name, values in (("dprime", tree.dprime), ("null_dprime", tree.null_dprime)):
             table[name] = [values[node - tree.n_leaves] if node >= 0 else float("nan") for node, _ in splits]
+    if is_ranking(ranking := adata.uns.get(keys.splits)):
+        table["top_genes"] = [_top_genes(ranking, str(name)) for name in table.index]
     return table
+
+
+def _top_genes(ranking: Mapping[str, Any], cluster: str) -> str:
+    """The best genes of the comparison whose one side is this cluster."""
+    comparisons = ranking["comparisons"]
+    groups = comparisons.index[comparisons["clusters"].astype(str) == cluster]
+    if not len(groups):
+        return ""
+    names, scores = (ranking[field][str(groups[0])][:_N_GENES] for field in ("names", "scores"))
+    return ", ".join(str(gene) for gene, score in zip(names, scores, strict=True) if score > 0)

@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 
 import sctag_tools as sctag
 
@@ -129,3 +130,19 @@ def test_what_is_refused(run, unchanged, function):
     del run.obsm["X_sctag"]
     with pytest.raises(KeyError, match="no scTAG result 'sctag'"):
         get(run, "six")
+
+
+def test_top_genes_are_those_of_the_ranking(clustered, tmp_path):
+    assert "top_genes" not in sctag.get.clusters_df(clustered)
+    sctag.tl.rank_genes_splits(clustered)
+    clustered.write_h5ad(tmp_path / "ranked.h5ad")
+    for adata in (clustered, sc.read_h5ad(tmp_path / "ranked.h5ad")):
+        found = sctag.get.clusters_df(adata)["top_genes"]
+        comparisons = adata.uns["sctag_splits"]["comparisons"]
+        for name, genes in found.items():
+            (group,) = comparisons.index[comparisons["clusters"] == name]
+            ranked = sc.get.rank_genes_groups_df(adata, group, key="sctag_splits").head(5)
+            assert genes == ", ".join(ranked["names"][ranked["scores"] > 0])
+        assert found.str.len().gt(0).all()
+    clustered.obs["sctag"] = clustered.obs["sctag"].cat.rename_categories(["a", "b", "c"])
+    assert sctag.get.clusters_df(clustered)["top_genes"].tolist() == ["", "", ""]
