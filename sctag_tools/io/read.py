@@ -31,6 +31,7 @@ _ZARR_MARKERS = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 _MTX_NAMES = ("matrix.mtx", "matrix.mtx.gz")
 _MTX_COMPANIONS = ("barcodes.tsv", "features.tsv", "genes.tsv")
 _MAX_ENTRIES_SHOWN = 5  # of a folder, in a message
+_MAX_REASON = 500  # letters of what another library says, which may be a whole file
 
 
 def read(path: str | os.PathLike[str], *, transpose: bool = False) -> AnnData:
@@ -100,6 +101,9 @@ def read(path: str | os.PathLike[str], *, transpose: bool = False) -> AnnData:
     if not path.exists():
         msg = f"{path} does not exist."
         raise FileNotFoundError(msg)
+    if not (path.is_file() or path.is_dir()):
+        msg = f"{path} is neither a file nor a folder, but a pipe or a device, which cannot be read twice."
+        raise ValueError(msg)
     kind = recognize_format(path)
     if transpose and kind != _TABLE:
         problem = f"Only a table can be transposed on reading; {path} is {kind}, which knows its cells from its genes."
@@ -123,7 +127,7 @@ def _read_as(kind: str, path: Path, **options: bool) -> AnnData:
         if "filter" in str(error) and ("registered" in str(error) or "plugin" in str(error)):
             msg = f"{path} needs a filter that h5py does not have: `pip install hdf5plugin`, then `import hdf5plugin`."
             raise ValueError(msg) from error
-        msg = f"{path} could not be read as {kind}; it may be damaged or incomplete. {error}"
+        msg = f"{path} could not be read as {kind}; it may be damaged or incomplete. {str(error)[:_MAX_REASON]}"
         raise ValueError(msg) from error
 
 

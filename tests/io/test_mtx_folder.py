@@ -1,6 +1,7 @@
 """Folders of Cell Ranger, STARsolo and their kin: compressed or not, one to three columns, odd names."""
 
 import gzip
+import os
 import subprocess
 import sys
 
@@ -94,3 +95,9 @@ def test_a_file_that_another_program_writes_is_not_called_damaged(blobs, tmp_pat
         with pytest.raises(ValueError, match="is open for writing in another program"):
             sctag.read(tmp_path / "open.h5ad")
         process.stdin.close()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5ad")
+    with pytest.raises(ValueError, match="is neither a file nor a folder"):
+        sctag.read(tmp_path / "pipe.h5ad")
