@@ -67,39 +67,23 @@ class ResultKeys:
             adata.obsm[self.latent], adata.obsm[self.proba] = found.latent.copy(), found.proba.copy()
             adata.uns[self.key] = record
 
-    def write_cut(
+    def write_derived(
         self,
         adata: AnnData,
         clusters: pd.Categorical,
         confidence: NDArray[np.float32],
-        proba: NDArray[np.float32],
+        obsm: Mapping[str, NDArray[np.float32]],
         record: dict[str, Any],
         colors: list[str] | None,
     ) -> None:
-        """Write a cut of another result."""
+        """Write clusters that were made of those of another result, and what goes with them in ``obsm``."""
         with silent_writing():
             self._drop_derived(adata)
             adata.uns.pop(self.colors, None)
             adata.obs[self.clusters], adata.obs[self.confidence] = clusters, confidence
-            adata.obsm[self.proba], adata.uns[self.key] = proba, record
-            if colors is not None:
-                adata.uns[self.colors] = colors
-
-    def write_subclusters(
-        self,
-        adata: AnnData,
-        clusters: pd.Categorical,
-        confidence: NDArray[np.float32],
-        latent: NDArray[np.float32],
-        record: dict[str, Any],
-        colors: list[str] | None,
-    ) -> None:
-        """Write the clusters of all cells of which some were opened; ``latent`` is NaN for the others."""
-        with silent_writing():
-            self._drop_derived(adata)
-            adata.uns.pop(self.colors, None)
-            adata.obs[self.clusters], adata.obs[self.confidence] = clusters, confidence
-            adata.obsm[self.latent], adata.uns[self.key] = latent, record
+            for name, values in obsm.items():
+                adata.obsm[name] = values
+            adata.uns[self.key] = record
             if colors is not None:
                 adata.uns[self.colors] = colors
 

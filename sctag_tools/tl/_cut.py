@@ -130,11 +130,11 @@ def cut(
         "params": {**params, "n_clusters": len(categories)},
         "cluster_confidence": cluster_confidence(clusters, replicates),
     }
-    found.write_cut(
+    found.write_derived(
         adata,
         pd.Categorical.from_codes(clusters, categories=categories),
         cell_confidence(clusters, proba, replicates),
-        proba,
+        {found.proba: proba},
         record,
         inherited_colors(adata.uns.get(keys.colors), pieces.heirs(), len(names)),
     )

@@ -57,8 +57,9 @@ def map_query(
         on, if that was another than the genes' own (scVI, Harmony); by default the same key. It must have been made
         by the model that made the reference's.
     obs
-        Columns of the reference's ``obs`` to carry over, such as ``["cell_type"]``. Of words, each cell gets the one
-        that most of its reference neighbors have; of numbers, their mean. The reference must be an AnnData.
+        Columns of the reference's ``obs`` to carry over once the cells are placed, on which they have no influence. Of
+        words, each cell gets the one that most of its reference neighbors have; of numbers, their mean. The reference
+        must be an AnnData.
     check_values
         Whether to check that the counts are counts.
     key_added

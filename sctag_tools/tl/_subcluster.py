@@ -160,7 +160,7 @@ def subcluster(
     categories = pd.Categorical.from_codes(clusters, categories=pieces.names(names))
     heirs = [origin[heir] if heir >= 0 else -1 for heir in pieces.heirs()]
     colors = inherited_colors(adata.uns.get(ResultKeys(key).colors), heirs, len(old.cat.categories))
-    found.write_subclusters(adata, categories, confidence, _with_nan(latent, cells), record, colors)
+    found.write_derived(adata, categories, confidence, {found.latent: _with_nan(latent, cells)}, record, colors)
     logg.info(
         f"    finished: {n_parts} of them" if n_parts > 1 else "    finished: not split",
         time=start,

@@ -1,7 +1,7 @@
 """Hop features and counts of all cells: dense in memory, or made from sparse matrices for rows that are asked for.
 
-Dense rows are drawn by index alone. They take 9 bytes a gene and cell at one hop. Sparse rows cost a tenth of a
-training step, and memory in proportion to the counts that are not zero.
+Dense rows are drawn by index alone. They take 9 bytes a gene and cell at one hop. Sparse rows take longer in each step,
+and memory in proportion to the counts that are not zero.
 """
 
 from typing import Protocol
